@@ -1,0 +1,3 @@
+//! `selvedge-perf`: load, contenders, measurements.
+
+fn main() {}

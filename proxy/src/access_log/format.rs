@@ -1,0 +1,1 @@
+//! Compiled log formats and their operators.

@@ -1,0 +1,4 @@
+//! Access logs: compiled formats and the sinks that the writer thread owns.
+
+pub mod format;
+pub mod sink;

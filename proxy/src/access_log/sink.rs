@@ -1,0 +1,1 @@
+//! Shard-side buffers and the writer thread.

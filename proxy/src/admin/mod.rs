@@ -1,0 +1,1 @@
+//! The admin thread: one list of endpoints, one file per group.

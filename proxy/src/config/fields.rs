@@ -1,0 +1,1 @@
+//! Which fields of the API are implemented, harmless or refused.

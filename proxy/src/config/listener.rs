@@ -1,0 +1,1 @@
+//! Compiles a listener and its connection manager.

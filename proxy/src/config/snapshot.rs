@@ -1,0 +1,1 @@
+//! The compiled whole, its epoch and its ids.

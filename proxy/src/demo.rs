@@ -1,0 +1,1 @@
+//! `selvedge demo`: the main job, shown.

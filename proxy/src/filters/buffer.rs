@@ -1,0 +1,1 @@
+//! Collects the whole request before it goes on.

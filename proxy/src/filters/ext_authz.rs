@@ -1,0 +1,1 @@
+//! Asks another service whether a request may pass.

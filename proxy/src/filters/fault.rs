@@ -1,0 +1,1 @@
+//! Delays or aborts requests on purpose.

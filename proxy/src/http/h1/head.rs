@@ -1,0 +1,1 @@
+//! Heads to messages.

@@ -1,0 +1,5 @@
+//! HTTP/1.1, sans-IO.
+
+pub mod body;
+pub mod encode;
+pub mod head;

@@ -1,0 +1,1 @@
+//! Fields that end at a hop.

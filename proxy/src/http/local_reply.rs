@@ -1,0 +1,1 @@
+//! Answers that the proxy makes itself.

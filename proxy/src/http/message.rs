@@ -1,0 +1,1 @@
+//! One message type for all versions of HTTP.

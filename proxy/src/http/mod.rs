@@ -1,0 +1,10 @@
+//! HTTP as values: messages, HTTP/1.1, paths, validation.
+
+pub mod h1;
+pub mod header_id;
+pub mod hop_by_hop;
+pub mod local_reply;
+pub mod message;
+pub mod mutate;
+pub mod path;
+pub mod validate;

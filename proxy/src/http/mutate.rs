@@ -1,0 +1,1 @@
+//! Compiled header mutations.

@@ -1,0 +1,1 @@
+//! Checks that every version of HTTP shares.

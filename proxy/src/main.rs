@@ -1,0 +1,4 @@
+//! The `selvedge` binary.
+#![forbid(unsafe_code)]
+
+fn main() {}

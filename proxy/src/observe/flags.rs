@@ -1,0 +1,1 @@
+//! Response flags and response code details.

@@ -1,0 +1,1 @@
+//! All that log operators read of one stream.

@@ -1,0 +1,1 @@
+//! Time marks of one request.

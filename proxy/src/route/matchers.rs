@@ -1,0 +1,1 @@
+//! Path, header and query matchers.

@@ -1,0 +1,5 @@
+//! Routes: compiled tables and the pure pick.
+
+pub mod matchers;
+pub mod pick;
+pub mod table;

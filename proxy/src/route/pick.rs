@@ -1,0 +1,1 @@
+//! Chooses the route of a request. Pure.

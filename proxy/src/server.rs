@@ -1,0 +1,1 @@
+//! Threads, start and stop.

@@ -1,0 +1,1 @@
+//! Shard state, epoch swap, accept loop.

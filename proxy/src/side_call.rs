@@ -1,0 +1,1 @@
+//! A filter's question to another service.

@@ -1,0 +1,1 @@
+//! One shard's numbers of one scope.

@@ -1,0 +1,6 @@
+//! Counters, gauges and histograms with Envoy's names.
+
+pub mod block;
+pub mod names;
+pub mod scope;
+pub mod scrape;

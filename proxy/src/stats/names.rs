@@ -1,0 +1,1 @@
+//! THE TABLES: every stat, by scope.

@@ -1,0 +1,1 @@
+//! Scopes, their blocks, and the registry that a scrape walks.

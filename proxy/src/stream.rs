@@ -1,0 +1,1 @@
+//! THE STRAIGHT LINE: one request from head to last byte.

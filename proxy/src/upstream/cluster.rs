@@ -1,0 +1,1 @@
+//! The shard-local twin of a cluster.

@@ -1,0 +1,1 @@
+//! Opens one upstream connection.

@@ -1,0 +1,1 @@
+//! STRICT_DNS resolution on the control thread.

@@ -1,0 +1,1 @@
+//! The less busy of a few.

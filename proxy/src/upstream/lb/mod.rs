@@ -1,0 +1,5 @@
+//! Load balancers: pure picks.
+
+pub mod least_request;
+pub mod random;
+pub mod round_robin;

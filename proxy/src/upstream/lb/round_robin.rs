@@ -1,0 +1,1 @@
+//! Each in its turn, by weight.

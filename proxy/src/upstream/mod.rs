@@ -1,0 +1,8 @@
+//! Towards the servers: clusters, pools, connections, balancing.
+
+pub mod breaker;
+pub mod cluster;
+pub mod connect;
+pub mod dns;
+pub mod lb;
+pub mod pool;

@@ -1,0 +1,1 @@
+//! Connections of one shard to one endpoint.

@@ -1,0 +1,101 @@
+//! Rules of style that a machine can see. Each says what to do instead.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_path_buf()
+}
+
+fn rust_files(dirs: &[&str]) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> = dirs.iter().map(|d| root().join(d)).collect();
+    while let Some(dir) = open.pop() {
+        let Ok(entries) = fs::read_dir(&dir) else { continue };
+        for entry in entries {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let name = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+                found.push((name, fs::read_to_string(&path).expect("a source file")));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "no sources found below {dirs:?}");
+    found
+}
+
+fn refuse(dirs: &[&str], words: &[String], instead: &str) {
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files(dirs) {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.trim_start();
+            if code.starts_with("//") {
+                continue;
+            }
+            for word in words {
+                if code.contains(word.as_str()) {
+                    wrong.push(format!("{name}:{}: {}", number + 1, code));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{instead}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_has_one_room() {
+    // The word is put together so that this file does not contain it.
+    let word = ["un", "safe"].concat();
+    let words = [format!("{word} {{"), format!("{word} fn"), format!("{word} impl")];
+    refuse(&["proxy", "xds-client", "perf"], &words, "that room is runtime/");
+}
+
+#[test]
+fn no_state_outside_the_shard() {
+    let words = [["thread", "_local!"].concat(), ["static", " mut "].concat()];
+    refuse(&["runtime/src", "proxy/src"], &words, "in simulation all shards live on one thread: pass the state");
+}
+
+#[test]
+fn no_unfinished_business() {
+    let words = [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["#[ign", "ore"].concat(), ["db", "g!("].concat()];
+    refuse(&["runtime", "proxy", "xds-client", "perf"], &words, "finish it, or refuse it in config with a clear error");
+}
+
+#[test]
+fn no_rooms_for_everything() {
+    for (name, _) in rust_files(&["runtime/src", "proxy/src", "xds-client/src", "perf/src"]) {
+        for part in name.trim_end_matches(".rs").split('/') {
+            assert!(
+                !["common", "util", "utils", "helpers", "manager", "misc"].contains(&part),
+                "{name}: put it where it is used"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files(&["runtime/src", "proxy/src", "xds-client/src", "perf/src"]) {
+        if !text.trim_start().starts_with("//!") {
+            wrong.push(name);
+        }
+    }
+    assert!(wrong.is_empty(), "a file begins with what it does and what it does not do (//!): {wrong:?}");
+}
+
+#[test]
+fn files_stay_readable() {
+    let mut long = Vec::new();
+    for (name, text) in rust_files(&["runtime/src", "proxy/src", "xds-client/src", "perf/src"]) {
+        let lines = text.lines().take_while(|l| !l.starts_with("#[cfg(test)]")).count();
+        if lines > 900 {
+            long.push(format!("{name}: {lines}"));
+        }
+    }
+    assert!(long.is_empty(), "past 600 lines, ask what a file is really two of: {long:?}");
+}

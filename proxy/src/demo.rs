@@ -36,7 +36,12 @@ pub fn run(once: bool) -> i32 {
 /// The requests of the demo: method, host, path, what it shows.
 const REQUESTS: &[(&str, &str, &str, &str)] = &[
     ("GET", "shop.example", "/health", "answered by the proxy itself (direct_response)"),
-    ("GET", "shop.example", "/api/items/1", "weighted_clusters: blue 75, green 25; prefix /api/ rewritten to /"),
+    (
+        "GET",
+        "shop.example",
+        "/api/items/1",
+        "weighted_clusters: blue 75, green 25; prefix /api/ rewritten to /",
+    ),
     ("GET", "shop.example", "/api/items/2", "the same route again"),
     ("POST", "shop.example", "/api/orders", "a body goes through in both directions"),
     ("GET", "shop.example", "/old/page", "redirect with a rewritten prefix"),
@@ -100,8 +105,13 @@ fn serve_upstream(name: &str, socket: &TcpStream) -> io::Result<()> {
         if target == "/slow" {
             thread::sleep(Duration::from_secs(1));
         }
-        let text = format!("{name} saw {} with {} body bytes\n", head.start.trim_end_matches(" HTTP/1.1"), body.len());
-        let answer = format!("HTTP/1.1 200 OK\r\nx-served-by: {name}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+        let text = format!(
+            "{name} saw {} with {} body bytes\n",
+            head.start.trim_end_matches(" HTTP/1.1"),
+            body.len()
+        );
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nx-served-by: {name}\r\ncontent-length: {}\r\n\r\n{text}", text.len());
         (&*socket).write_all(answer.as_bytes())?;
     }
 }
@@ -175,10 +185,13 @@ fn ask(to: SocketAddr, method: &str, host: &str, path: &str) -> io::Result<Answe
     socket.set_read_timeout(Some(PATIENCE))?;
     let body = if method == "POST" { "three blue shirts" } else { "" };
     let length = if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: selvedge-demo\r\n{length}\r\n{body}");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: selvedge-demo\r\n{length}\r\n{body}"
+    );
     (&socket).write_all(request.as_bytes())?;
     let mut reader = BufReader::new(&socket);
-    let head = Message::read_head(&mut reader)?.ok_or_else(|| io::Error::other("the proxy closed without an answer"))?;
+    let head = Message::read_head(&mut reader)?
+        .ok_or_else(|| io::Error::other("the proxy closed without an answer"))?;
     let body = String::from_utf8_lossy(&head.read_body(&mut reader)?).into_owned();
     let status = head.start.split_once(' ').map_or("?", |(_, s)| s).to_owned();
     Ok(Answer { status, head, body })
@@ -273,7 +286,11 @@ impl Proxy {
     fn stop(mut self) -> io::Result<()> {
         let _connection_may_end_first = ask(self.admin, "POST", "admin", "/quitquitquit");
         let status = self.child.wait()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other(format!("the proxy ended with {status}"))) }
+        if status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(format!("the proxy ended with {status}")))
+        }
     }
 }
 

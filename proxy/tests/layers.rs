@@ -99,7 +99,11 @@ fn data_path_knows_no_tokio() {
             }
         }
     }
-    assert!(wrong.is_empty(), "tokio and hyper belong to the control and admin threads:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "tokio and hyper belong to the control and admin threads:\n{}",
+        wrong.join("\n")
+    );
 }
 
 /// Lines that are code: no comments, and nothing from the test module on.

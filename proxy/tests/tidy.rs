@@ -56,13 +56,26 @@ fn unsafe_has_one_room() {
 #[test]
 fn no_state_outside_the_shard() {
     let words = [["thread", "_local!"].concat(), ["static", " mut "].concat()];
-    refuse(&["runtime/src", "proxy/src"], &words, "in simulation all shards live on one thread: pass the state");
+    refuse(
+        &["runtime/src", "proxy/src"],
+        &words,
+        "in simulation all shards live on one thread: pass the state",
+    );
 }
 
 #[test]
 fn no_unfinished_business() {
-    let words = [["to", "do!("].concat(), ["unimple", "mented!("].concat(), ["#[ign", "ore"].concat(), ["db", "g!("].concat()];
-    refuse(&["runtime", "proxy", "xds-client", "perf"], &words, "finish it, or refuse it in config with a clear error");
+    let words = [
+        ["to", "do!("].concat(),
+        ["unimple", "mented!("].concat(),
+        ["#[ign", "ore"].concat(),
+        ["db", "g!("].concat(),
+    ];
+    refuse(
+        &["runtime", "proxy", "xds-client", "perf"],
+        &words,
+        "finish it, or refuse it in config with a clear error",
+    );
 }
 
 #[test]

@@ -1,0 +1,208 @@
+//! Which driver runs, and the one place that asks.
+//!
+//! Every call to the kernel that a shard makes for its sockets goes through here, so that another driver (a seeded
+//! network in one process) is another arm and nothing else.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::addr::SocketAddress;
+use crate::buf::{Chunks, Group};
+use crate::epoll::Epoll;
+use crate::op::{Completion, Fd, NetError, RecvClass, SockId};
+use crate::uring::Uring;
+
+/// What the operator asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DriverChoice {
+    #[default]
+    Auto,
+    Uring,
+    Epoll,
+}
+
+impl std::str::FromStr for DriverChoice {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "auto" => Ok(DriverChoice::Auto),
+            "uring" => Ok(DriverChoice::Uring),
+            "epoll" => Ok(DriverChoice::Epoll),
+            other => Err(format!("driver '{other}' is none of auto, uring, epoll")),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverKind {
+    Uring,
+    Epoll,
+}
+
+impl fmt::Display for DriverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DriverKind::Uring => "io_uring",
+            DriverKind::Epoll => "epoll",
+        })
+    }
+}
+
+/// Which driver runs and why: for the log and the stats.
+#[derive(Debug, Clone)]
+pub struct DriverReport {
+    pub kind: DriverKind,
+    pub reason: String,
+}
+
+/// Why a shard's runtime could not be made.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "one value a shard")]
+pub(crate) enum Driver {
+    Uring(Uring),
+    Epoll(Epoll),
+}
+
+impl Driver {
+    pub(crate) fn probe(
+        choice: DriverChoice,
+        groups: (&Rc<Group>, &Rc<Group>),
+        wake: &OwnedFd,
+        spin: bool,
+    ) -> Result<(Driver, DriverReport), StartError> {
+        let (small, large) = groups;
+        let copy = || wake.try_clone().map_err(|e| StartError(format!("cannot copy a descriptor: {e}")));
+        let refusal = if choice == DriverChoice::Epoll {
+            "asked for".to_owned()
+        } else {
+            match Uring::new(Rc::clone(small), Rc::clone(large), copy()?, spin) {
+                Ok(ring) => {
+                    let reason =
+                        if choice == DriverChoice::Uring { "asked for" } else { "the kernel offers it" };
+                    let report = DriverReport { kind: DriverKind::Uring, reason: reason.to_owned() };
+                    return Ok((Driver::Uring(ring), report));
+                }
+                Err(why) if choice == DriverChoice::Uring => {
+                    return Err(StartError(format!("driver uring was asked for and cannot run: {why}")));
+                }
+                Err(why) => format!("io_uring cannot run here: {why}"),
+            }
+        };
+        let epoll = Epoll::new(Rc::clone(small), Rc::clone(large), copy()?)
+            .map_err(|why| StartError(format!("driver epoll cannot run: {why}")))?;
+        Ok((Driver::Epoll(epoll), DriverReport { kind: DriverKind::Epoll, reason: refusal }))
+    }
+
+    /// Whether the sockets of this driver must not block.
+    pub(crate) fn wants_nonblocking(&self) -> bool {
+        matches!(self, Driver::Epoll(_))
+    }
+
+    pub(crate) fn open(&mut self, id: SockId, fd: Fd) -> Result<(), NetError> {
+        match self {
+            Driver::Uring(_) => Ok(()),
+            Driver::Epoll(d) => d.open(id, fd),
+        }
+    }
+
+    pub(crate) fn closed(&mut self, id: SockId) {
+        match self {
+            Driver::Uring(_) => {}
+            Driver::Epoll(d) => d.closed(id),
+        }
+    }
+
+    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass) {
+        match self {
+            Driver::Uring(d) => d.arm_recv(id, fd, class),
+            Driver::Epoll(d) => d.arm_recv(id, class),
+        }
+    }
+
+    pub(crate) fn cancel_recv(&mut self, id: SockId, class: RecvClass) {
+        match self {
+            Driver::Uring(d) => d.cancel_recv(id, class),
+            Driver::Epoll(d) => d.cancel_recv(id),
+        }
+    }
+
+    pub(crate) fn send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
+        match self {
+            Driver::Uring(d) => d.send(id, fd, chunks),
+            Driver::Epoll(d) => d.send(id, fd, chunks),
+        }
+    }
+
+    pub(crate) fn cancel_send(&mut self, id: SockId) {
+        match self {
+            Driver::Uring(d) => d.cancel_send(id),
+            Driver::Epoll(d) => d.cancel_send(id),
+        }
+    }
+
+    pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
+        match self {
+            Driver::Uring(d) => d.connect(id, fd, to),
+            Driver::Epoll(d) => d.connect(id, fd, to),
+        }
+    }
+
+    pub(crate) fn cancel_connect(&mut self, id: SockId) {
+        match self {
+            Driver::Uring(d) => d.cancel_connect(id),
+            Driver::Epoll(d) => d.cancel_connect(id),
+        }
+    }
+
+    pub(crate) fn accept(&mut self, listener: u32, fd: Fd) -> Result<(), NetError> {
+        match self {
+            Driver::Uring(d) => {
+                d.accept(listener, fd);
+                Ok(())
+            }
+            Driver::Epoll(d) => d.accept(listener, fd),
+        }
+    }
+
+    pub(crate) fn cancel_accept(&mut self, listener: u32) {
+        match self {
+            Driver::Uring(d) => d.cancel_accept(listener),
+            Driver::Epoll(d) => d.cancel_accept(listener),
+        }
+    }
+
+    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
+        match self {
+            Driver::Uring(d) => d.grow(class),
+            Driver::Epoll(d) => d.grow(class),
+        }
+    }
+
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+        match self {
+            Driver::Uring(d) => d.turn(wait, spin, out),
+            Driver::Epoll(d) => d.turn(wait, spin, out),
+        }
+    }
+
+    /// Sends that found no room before and may be tried again.
+    pub(crate) fn take_retries(&mut self) -> Vec<SockId> {
+        match self {
+            Driver::Uring(_) => Vec::new(),
+            Driver::Epoll(d) => d.take_retries(),
+        }
+    }
+}

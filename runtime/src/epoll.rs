@@ -1,0 +1,418 @@
+//! The epoll driver: the same completions over edge-triggered readiness.
+//!
+//! A send is tried at once; a receive reads while the socket is armed and readable, a few times a turn.
+//! Invariant: a slot that is armed and readable stands in `ready`, so no edge is forgotten.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::addr::SocketAddress;
+use crate::buf::{Chunks, Group};
+use crate::limits;
+use crate::net::RawAddress;
+use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId, last_os_error};
+
+const LISTENER: u64 = 1 << 63;
+const WAKE: u64 = 1 << 62;
+
+#[derive(Debug, Default, Clone)]
+struct Slot {
+    generation: u32,
+    fd: Fd,
+    open: bool,
+    armed: Option<RecvClass>,
+    readable: bool,
+    /// The peer's FIN or an error was announced: a short read does not mean that nothing more comes.
+    hung_up: bool,
+    queued: bool,
+    /// A send or connect waits for room.
+    waits_send: bool,
+    waits_connect: bool,
+}
+
+#[derive(Debug)]
+struct Listening {
+    fd: Fd,
+    armed: bool,
+    readable: bool,
+}
+
+/// Readiness of one shard.
+#[derive(Debug)]
+pub(crate) struct Epoll {
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    small: Rc<Group>,
+    large: Rc<Group>,
+    slots: Vec<Slot>,
+    /// Slots that are armed and readable.
+    ready: Vec<u32>,
+    /// Completions that are known already and wait for the next turn.
+    pending: Vec<Completion>,
+    /// Sends that wait for room, by slot: how to try again lies with the socket's slot.
+    retry: Vec<SockId>,
+    listeners: Vec<Listening>,
+    gather: Box<Gather>,
+    events: Vec<libc::epoll_event>,
+    skipped: bool,
+}
+
+impl Epoll {
+    pub(crate) fn new(small: Rc<Group>, large: Rc<Group>, wake: OwnedFd) -> Result<Epoll, String> {
+        // WHY: readiness is the kernel's to tell.
+        // SAFETY: no pointers.
+        let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if epoll < 0 {
+            return Err(format!("epoll_create1: {}", std::io::Error::last_os_error()));
+        }
+        // WHY: the descriptor is ours to close.
+        // SAFETY: the kernel has just made it for us.
+        let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
+        let wake_fd = wake.as_raw_fd();
+        let this = Epoll {
+            epoll,
+            wake,
+            small,
+            large,
+            slots: Vec::new(),
+            ready: Vec::new(),
+            pending: Vec::new(),
+            retry: Vec::new(),
+            listeners: Vec::new(),
+            gather: Gather::empty(),
+            events: Vec::with_capacity(limits::EVENTS_PER_TURN),
+            skipped: false,
+        };
+        this.add(wake_fd, libc::EPOLLIN as u32, WAKE).map_err(|e| format!("epoll_ctl: {e}"))?;
+        Ok(this)
+    }
+
+    fn add(&self, fd: Fd, events: u32, data: u64) -> Result<(), NetError> {
+        let mut event = libc::epoll_event { events, u64: data };
+        // WHY: interest is registered once, for the life of the descriptor.
+        // SAFETY: the event lives across the call.
+        let answer =
+            unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd, &raw mut event) };
+        if answer == 0 { Ok(()) } else { Err(NetError::last()) }
+    }
+
+    pub(crate) fn open(&mut self, id: SockId, fd: Fd) -> Result<(), NetError> {
+        let at = id.index as usize;
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, Slot::default());
+        }
+        self.slots[at] = Slot { generation: id.generation, fd, open: true, ..Slot::default() };
+        let interest = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+        self.add(fd, interest, u64::from(id.generation) << 32 | u64::from(id.index))
+    }
+
+    pub(crate) fn closed(&mut self, id: SockId) {
+        self.slots[id.index as usize].open = false;
+    }
+
+    pub(crate) fn arm_recv(&mut self, id: SockId, class: RecvClass) {
+        let slot = &mut self.slots[id.index as usize];
+        slot.armed = Some(class);
+        if slot.readable && !slot.queued {
+            slot.queued = true;
+            self.ready.push(id.index);
+        }
+    }
+
+    pub(crate) fn cancel_recv(&mut self, id: SockId) {
+        self.slots[id.index as usize].armed = None;
+        self.pending.push(Completion::Recv { id, result: Err(NetError::Canceled), more: false });
+    }
+
+    pub(crate) fn send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
+        match self.try_send(fd, chunks) {
+            Err(NetError::Os(libc::EAGAIN)) => self.slots[id.index as usize].waits_send = true,
+            result => self.pending.push(Completion::Sent { id, result }),
+        }
+    }
+
+    fn try_send(&mut self, fd: Fd, chunks: &Chunks) -> Result<usize, NetError> {
+        self.gather.fill(chunks);
+        loop {
+            // WHY: one call takes head and body from where they lie.
+            // SAFETY: the header points to chunks that live across the call.
+            let sent = unsafe { libc::sendmsg(fd, &raw const self.gather.header, libc::MSG_NOSIGNAL) };
+            if let Ok(sent) = usize::try_from(sent) {
+                return Ok(sent);
+            }
+            match last_os_error() {
+                libc::EINTR => {}
+                code => return Err(NetError::from_os(code)),
+            }
+        }
+    }
+
+    pub(crate) fn cancel_send(&mut self, id: SockId) {
+        let slot = &mut self.slots[id.index as usize];
+        if std::mem::take(&mut slot.waits_send) {
+            self.pending.push(Completion::Sent { id, result: Err(NetError::Canceled) });
+        }
+    }
+
+    pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
+        let raw = RawAddress::new(to)?;
+        // WHY: starts the handshake.
+        // SAFETY: the address lives across the call.
+        let answer = unsafe { libc::connect(fd, raw.as_ptr(), raw.len()) };
+        if answer == 0 {
+            self.pending.push(Completion::Connected { id, result: Ok(()) });
+            return Ok(());
+        }
+        match last_os_error() {
+            libc::EINPROGRESS => self.slots[id.index as usize].waits_connect = true,
+            // A Unix listener's queue is full: there is no event for room in it.
+            code => self.pending.push(Completion::Connected { id, result: Err(NetError::from_os(code)) }),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn cancel_connect(&mut self, id: SockId) {
+        let slot = &mut self.slots[id.index as usize];
+        if std::mem::take(&mut slot.waits_connect) {
+            self.pending.push(Completion::Connected { id, result: Err(NetError::Canceled) });
+        }
+    }
+
+    pub(crate) fn accept(&mut self, listener: u32, fd: Fd) -> Result<(), NetError> {
+        let at = listener as usize;
+        if let Some(known) = self.listeners.get_mut(at) {
+            known.armed = true;
+            known.readable = true;
+            return Ok(());
+        }
+        while self.listeners.len() <= at {
+            self.listeners.push(Listening { fd, armed: true, readable: true });
+        }
+        self.add(fd, (libc::EPOLLIN | libc::EPOLLET) as u32, LISTENER | u64::from(listener))
+    }
+
+    pub(crate) fn cancel_accept(&mut self, listener: u32) {
+        if let Some(known) = self.listeners.get_mut(listener as usize)
+            && std::mem::take(&mut known.armed)
+        {
+            self.pending.push(Completion::Accepted {
+                listener,
+                result: Err(NetError::Canceled),
+                more: false,
+            });
+        }
+    }
+
+    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
+        self.group(class).grow()
+    }
+
+    fn group(&self, class: RecvClass) -> &Rc<Group> {
+        match class {
+            RecvClass::Small => &self.small,
+            RecvClass::Large => &self.large,
+        }
+    }
+
+    /// One turn: waits at most `wait`, and collects. Sends that found no room are reported by `retries`.
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+        out.append(&mut self.pending);
+        let busy =
+            !out.is_empty() || !self.ready.is_empty() || self.listeners.iter().any(|l| l.armed && l.readable);
+        // What is known already is worth a turn without a system call, but not two in a row.
+        if !out.is_empty() && !self.skipped && self.ready.is_empty() {
+            self.skipped = true;
+            return;
+        }
+        self.skipped = false;
+        let wait = if busy { Some(Duration::ZERO) } else { wait };
+        self.wait(wait, spin);
+        self.accept_ready(out);
+        self.read_ready(out);
+    }
+
+    fn wait(&mut self, wait: Option<Duration>, spin: Duration) {
+        if spin > Duration::ZERO && wait != Some(Duration::ZERO) {
+            let begun = crate::time::monotonic();
+            while crate::time::monotonic() - begun < wait.map_or(spin, |w| w.min(spin)) {
+                if self.poll_events(0) > 0 {
+                    return;
+                }
+            }
+        }
+        // Rounded up: a timer is never early, and a turn must not spin towards it.
+        let ms = wait.map_or(-1, |w| i32::try_from(w.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));
+        self.poll_events(ms);
+    }
+
+    fn poll_events(&mut self, timeout_ms: i32) -> usize {
+        let room = limits::EVENTS_PER_TURN as i32;
+        // WHY: the kernel fills the array.
+        // SAFETY: the vector has room for EVENTS_PER_TURN events.
+        let n =
+            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), self.events.as_mut_ptr(), room, timeout_ms) };
+        let n = usize::try_from(n).unwrap_or(0); // a signal: no events
+        // WHY: the vector learns what the kernel wrote.
+        // SAFETY: the first n events were written, and n <= capacity.
+        unsafe { self.events.set_len(n) };
+        for at in 0..n {
+            let event = self.events[at];
+            self.note(event.events, event.u64);
+        }
+        n
+    }
+
+    fn note(&mut self, events: u32, data: u64) {
+        if data & WAKE != 0 {
+            let mut word = 0u64;
+            // WHY: reading clears the counter, so that the next ring is an event again.
+            // SAFETY: 8 bytes into a word of ours.
+            let _cleared = unsafe { libc::read(self.wake.as_raw_fd(), (&raw mut word).cast(), 8) };
+            self.pending.push(Completion::Woken);
+            return;
+        }
+        if data & LISTENER != 0 {
+            if let Some(listener) = self.listeners.get_mut(data as u32 as usize) {
+                listener.readable = true;
+            }
+            return;
+        }
+        let id = SockId { index: data as u32, generation: (data >> 32) as u32 };
+        let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
+        if !slot.open || slot.generation != id.generation {
+            return;
+        }
+        let failed = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
+        if events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0 || failed {
+            slot.readable = true;
+            slot.hung_up |= failed || events & libc::EPOLLRDHUP as u32 != 0;
+            if slot.armed.is_some() && !slot.queued {
+                slot.queued = true;
+                self.ready.push(id.index);
+            }
+        }
+        if events & libc::EPOLLOUT as u32 != 0 || failed {
+            if std::mem::take(&mut slot.waits_connect) {
+                let result = connect_result(slot.fd);
+                self.pending.push(Completion::Connected { id, result });
+            }
+            if std::mem::take(&mut slot.waits_send) {
+                self.retry.push(id);
+            }
+        }
+    }
+
+    /// Sends to try again: there is room, or an error to learn.
+    pub(crate) fn take_retries(&mut self) -> Vec<SockId> {
+        std::mem::take(&mut self.retry)
+    }
+
+    fn accept_ready(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.pending);
+        for (at, listener) in self.listeners.iter_mut().enumerate() {
+            for _ in 0..limits::ACCEPTS_PER_TURN {
+                if !listener.armed || !listener.readable {
+                    break;
+                }
+                const FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+                // WHY: takes one connection off the queue.
+                // SAFETY: null asks for no address.
+                let fd =
+                    unsafe { libc::accept4(listener.fd, std::ptr::null_mut(), std::ptr::null_mut(), FLAGS) };
+                let number = u32::try_from(at).expect("few listeners");
+                if fd >= 0 {
+                    // WHY: the descriptor is ours to close.
+                    // SAFETY: the kernel has just made it for us.
+                    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                    out.push(Completion::Accepted { listener: number, result: Ok(fd), more: true });
+                    continue;
+                }
+                match last_os_error() {
+                    libc::EAGAIN => listener.readable = false,
+                    libc::EINTR | libc::ECONNABORTED => {}
+                    code => {
+                        listener.armed = false;
+                        let result = Err(NetError::from_os(code));
+                        out.push(Completion::Accepted { listener: number, result, more: false });
+                    }
+                }
+            }
+        }
+    }
+
+    fn read_ready(&mut self, out: &mut Vec<Completion>) {
+        for index in std::mem::take(&mut self.ready) {
+            let slot = &mut self.slots[index as usize];
+            slot.queued = false;
+            if !slot.open {
+                continue;
+            }
+            self.read(index, out);
+            let slot = &mut self.slots[index as usize];
+            if slot.armed.is_some() && slot.readable && !slot.queued {
+                slot.queued = true;
+                self.ready.push(index);
+            }
+        }
+    }
+
+    fn read(&mut self, index: u32, out: &mut Vec<Completion>) {
+        for _ in 0..limits::READS_PER_TURN {
+            let slot = &self.slots[index as usize];
+            let id = SockId { index, generation: slot.generation };
+            let (Some(class), true) = (slot.armed, slot.readable) else { return };
+            let fd = slot.fd;
+            let group = Rc::clone(self.group(class));
+            let Some(buffer) = group.pop_free() else {
+                self.slots[index as usize].armed = None;
+                out.push(Completion::Recv { id, result: Err(NetError::NoBuffers), more: false });
+                return;
+            };
+            let room = group.buffer_bytes;
+            // WHY: the bytes land where the chunk will view them.
+            // SAFETY: the buffer is free, so no chunk views it, and it holds `room` bytes.
+            let got = unsafe { libc::recv(fd, group.memory_of(buffer).cast(), room, 0) };
+            let slot = &mut self.slots[index as usize];
+            match usize::try_from(got) {
+                Ok(0) => {
+                    group.push_free(buffer);
+                    (slot.armed, slot.readable) = (None, false);
+                    out.push(Completion::Recv { id, result: Ok(None), more: false });
+                }
+                Ok(n) => {
+                    // Less than asked for: the queue is empty, and the next bytes are a new edge.
+                    slot.readable = n == room || slot.hung_up;
+                    out.push(Completion::Recv { id, result: Ok(Some(group.lend(buffer, n))), more: true });
+                }
+                Err(_) => {
+                    group.push_free(buffer);
+                    match last_os_error() {
+                        libc::EAGAIN => slot.readable = false,
+                        libc::EINTR => {}
+                        code => {
+                            (slot.armed, slot.readable) = (None, false);
+                            let result = Err(NetError::from_os(code));
+                            out.push(Completion::Recv { id, result, more: false });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn connect_result(fd: Fd) -> Result<(), NetError> {
+    let mut code = 0i32;
+    let mut len = size_of::<i32>() as libc::socklen_t;
+    // WHY: how a non-blocking connect ended is told by the socket.
+    // SAFETY: the pointers are to an int of ours and its length.
+    let answer = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_ERROR, (&raw mut code).cast(), &raw mut len)
+    };
+    match (answer, code) {
+        (0, 0) => Ok(()),
+        (0, code) => Err(NetError::from_os(code)),
+        _ => Err(NetError::last()),
+    }
+}

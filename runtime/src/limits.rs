@@ -1,0 +1,38 @@
+//! Every bound of the runtime, derived.
+
+/// Submission queue entries: what one turn may ask of the kernel before it submits early.
+pub const SQ_ENTRIES: u32 = 1024;
+/// Completion queue entries: a burst from every connection that one turn can serve, with room for multishot tails.
+pub const CQ_ENTRIES: u32 = 16 * 1024;
+/// Bytes of a small buffer: a head, or a quarter of a common body. Smaller ones cost more per body byte.
+pub const SMALL_BYTES: usize = 16 * 1024;
+/// Small buffers at start: one for the first bytes of each connection that becomes readable in one turn.
+pub const SMALL_BUFS: usize = 256;
+/// Small buffers at most: a provided ring of this many entries; growth happens when it ran dry.
+pub const SMALL_BUFS_MAX: usize = 2048;
+/// Bytes of a large buffer: body bytes, where 64 KiB is the cheapest size measured.
+pub const LARGE_BYTES: usize = 64 * 1024;
+/// Large buffers at start: few, since the whole ring cycles through the cache.
+pub const LARGE_BUFS: usize = 16;
+/// Large buffers at most.
+pub const LARGE_BUFS_MAX: usize = 128;
+/// Capacity of received, unread buffers that one socket may hold before its receive is paused: two large ones.
+pub const RECV_CREDIT: usize = 2 * LARGE_BYTES;
+/// Chunks in one gathered send.
+pub const SEND_CHUNKS: usize = 32;
+/// Reads of one socket in one turn of the epoll driver, so that one sender cannot starve the others.
+pub const READS_PER_TURN: usize = 4;
+/// Connections accepted in one turn of the epoll driver.
+pub const ACCEPTS_PER_TURN: usize = 64;
+/// Readiness events taken in one turn of the epoll driver.
+pub const EVENTS_PER_TURN: usize = 1024;
+/// How long accepting stops when descriptors ran out and none of ours closes, in milliseconds.
+pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// The byte budget of a shard unless configured: all buffers come out of it.
+pub const BUDGET_BYTES: usize = 512 * 1024 * 1024;
+
+const _: () =
+    assert!(SMALL_BUFS_MAX.is_power_of_two() && SMALL_BUFS_MAX <= 1 << 15, "a provided ring's entries");
+const _: () =
+    assert!(LARGE_BUFS_MAX.is_power_of_two() && LARGE_BUFS_MAX <= 1 << 15, "a provided ring's entries");
+const _: () = assert!(SMALL_BUFS <= SMALL_BUFS_MAX && LARGE_BUFS <= LARGE_BUFS_MAX);

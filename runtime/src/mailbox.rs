@@ -1,0 +1,144 @@
+//! Letters between threads: a bounded box, and a bell that wakes the shard.
+//!
+//! Any thread may post; the shard that made the box reads. A full box refuses, and the sender counts or waits.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::Inner;
+use crate::task::TaskId;
+
+/// Rings a shard from any thread.
+#[derive(Debug, Clone)]
+pub struct Bell(Arc<OwnedFd>);
+
+impl Bell {
+    pub(crate) fn new(fd: OwnedFd) -> Bell {
+        Bell(Arc::new(fd))
+    }
+
+    pub fn ring(&self) {
+        let one = 1u64;
+        // WHY: an eventfd is the one thing that both drivers can wait on.
+        // SAFETY: 8 bytes of a word of ours. A full counter means that the bell rings already.
+        let _rings_already = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+    }
+}
+
+/// The sending side.
+#[derive(Debug)]
+pub struct MailSender<T> {
+    queue: Arc<ArrayQueue<T>>,
+    bell: Bell,
+}
+
+impl<T> Clone for MailSender<T> {
+    fn clone(&self) -> Self {
+        MailSender { queue: Arc::clone(&self.queue), bell: self.bell.clone() }
+    }
+}
+
+impl<T> MailSender<T> {
+    /// Posts a letter, or gives it back when the box is full.
+    pub fn send(&self, letter: T) -> Result<(), T> {
+        self.queue.push(letter)?;
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+/// The shard's side.
+#[derive(Debug)]
+pub struct MailReceiver<T> {
+    queue: Arc<ArrayQueue<T>>,
+    inner: Rc<Inner>,
+}
+
+impl<T> MailReceiver<T> {
+    pub(crate) fn new(bound: usize, bell: Bell, inner: &Rc<Inner>) -> (MailSender<T>, MailReceiver<T>) {
+        let queue = Arc::new(ArrayQueue::new(bound));
+        (MailSender { queue: Arc::clone(&queue), bell }, MailReceiver { queue, inner: Rc::clone(inner) })
+    }
+
+    pub fn poll_recv(&self) -> Poll<T> {
+        match self.queue.pop() {
+            Some(letter) => Poll::Ready(letter),
+            None => {
+                self.inner.mail.wait(self.inner.tasks.current());
+                Poll::Pending
+            }
+        }
+    }
+
+    pub async fn recv(&self) -> T {
+        poll_fn(|_| self.poll_recv()).await
+    }
+}
+
+/// Tasks that wait for letters; the bell wakes them all, for there are few.
+#[derive(Debug, Default)]
+pub(crate) struct Mail {
+    waiting: RefCell<Vec<TaskId>>,
+    pub(crate) woken: Cell<bool>,
+}
+
+impl Mail {
+    fn wait(&self, task: TaskId) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.contains(&task) {
+            waiting.push(task);
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<TaskId> {
+        std::mem::take(&mut self.waiting.borrow_mut())
+    }
+}
+
+/// A wake-up within the shard: whoever waits is woken by the next notify.
+#[derive(Debug, Clone)]
+pub struct Event {
+    inner: Rc<Inner>,
+    state: Rc<EventState>,
+}
+
+#[derive(Debug, Default)]
+struct EventState {
+    rung: Cell<bool>,
+    waiting: RefCell<Vec<TaskId>>,
+}
+
+impl Event {
+    pub(crate) fn new(inner: &Rc<Inner>) -> Event {
+        Event { inner: Rc::clone(inner), state: Rc::default() }
+    }
+
+    /// Wakes whoever waits; with nobody waiting, the next wait ends at once.
+    pub fn notify(&self) {
+        self.state.rung.set(true);
+        for task in self.state.waiting.borrow_mut().drain(..) {
+            self.inner.tasks.wake(task);
+        }
+    }
+
+    pub fn poll_wait(&self) -> Poll<()> {
+        if self.state.rung.take() {
+            return Poll::Ready(());
+        }
+        let (task, mut waiting) = (self.inner.tasks.current(), self.state.waiting.borrow_mut());
+        if !waiting.contains(&task) {
+            waiting.push(task);
+        }
+        Poll::Pending
+    }
+
+    pub async fn wait(&self) {
+        poll_fn(|_| self.poll_wait()).await;
+    }
+}

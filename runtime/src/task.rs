@@ -1,0 +1,187 @@
+//! Tasks of one shard: a slab of futures and a queue of those that have something to do.
+//!
+//! A leaf future registers the *current task* where it waits; the waker in the context does nothing. So on a shard
+//! use this crate's leaf futures, plain `async`/`await` and `poll_fn`, which all run in the task that polls them.
+//! Invariant: a task stands in the queue at most once. A panic ends its task only.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Waker};
+
+/// Names a task; the number of a finished one is not taken for its successor's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TaskId {
+    index: u32,
+    generation: u32,
+}
+
+impl TaskId {
+    pub(crate) const NONE: TaskId = TaskId { index: u32::MAX, generation: 0 };
+
+    #[cfg(test)]
+    pub(crate) fn test(n: u32) -> TaskId {
+        TaskId { index: n, generation: 1 }
+    }
+}
+
+type BoxedTask = Pin<Box<dyn Future<Output = ()>>>;
+
+struct Slot {
+    generation: u32,
+    queued: bool,
+    /// Absent while it is polled, and in a free slot.
+    future: Option<BoxedTask>,
+    live: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Tasks {
+    slots: RefCell<Vec<Slot>>,
+    free: RefCell<Vec<u32>>,
+    queue: RefCell<VecDeque<u32>>,
+    current: Cell<Option<TaskId>>,
+    pub(crate) live: Cell<usize>,
+    pub(crate) panics: Cell<u64>,
+    on_panic: RefCell<Option<PanicHook>>,
+}
+
+type PanicHook = Box<dyn Fn(&str)>;
+
+impl Tasks {
+    pub(crate) fn spawn(&self, future: BoxedTask) -> TaskId {
+        let mut slots = self.slots.borrow_mut();
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            slots.push(Slot { generation: 0, queued: false, future: None, live: false });
+            u32::try_from(slots.len() - 1).expect("fewer than 2^32 tasks")
+        });
+        let slot = &mut slots[index as usize];
+        slot.generation = slot.generation.wrapping_add(1);
+        (slot.future, slot.live) = (Some(future), true);
+        let id = TaskId { index, generation: slot.generation };
+        drop(slots);
+        self.live.set(self.live.get() + 1);
+        self.wake(id);
+        id
+    }
+
+    pub(crate) fn current(&self) -> TaskId {
+        self.current.get().unwrap_or(TaskId::NONE)
+    }
+
+    pub(crate) fn wake(&self, id: TaskId) {
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(id.index as usize) else { return };
+        if slot.generation == id.generation && slot.live && !slot.queued {
+            slot.queued = true;
+            self.queue.borrow_mut().push_back(id.index);
+        }
+    }
+
+    pub(crate) fn is_live(&self, id: TaskId) -> bool {
+        self.slots.borrow().get(id.index as usize).is_some_and(|s| s.generation == id.generation && s.live)
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    /// Ends a task where it waits. A task that aborts itself ends when it next waits.
+    pub(crate) fn abort(&self, id: TaskId) {
+        let future = {
+            let mut slots = self.slots.borrow_mut();
+            let Some(slot) = slots.get_mut(id.index as usize) else { return };
+            if slot.generation != id.generation || !slot.live {
+                return;
+            }
+            slot.live = false;
+            slot.future.take()
+        };
+        if future.is_some() {
+            self.drop_caught(future);
+            self.release(id.index);
+        }
+    }
+
+    /// Polls each task that stands in the queue now, once.
+    pub(crate) fn run_queued(&self) {
+        let batch = self.queue.borrow().len();
+        for _ in 0..batch {
+            let Some(index) = self.queue.borrow_mut().pop_front() else { return };
+            self.poll(index);
+        }
+    }
+
+    fn poll(&self, index: u32) {
+        let (mut future, id) = {
+            let mut slots = self.slots.borrow_mut();
+            let slot = &mut slots[index as usize];
+            slot.queued = false;
+            let Some(future) = slot.future.take() else { return };
+            (future, TaskId { index, generation: slot.generation })
+        };
+        self.current.set(Some(id));
+        let mut context = Context::from_waker(Waker::noop());
+        let outcome = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
+        self.current.set(None);
+        match outcome {
+            Ok(std::task::Poll::Pending) => {
+                let mut slots = self.slots.borrow_mut();
+                let slot = &mut slots[index as usize];
+                if slot.live {
+                    slot.future = Some(future);
+                    return;
+                }
+            }
+            Ok(std::task::Poll::Ready(())) => {}
+            Err(payload) => self.report(&*payload),
+        }
+        self.drop_caught(Some(future));
+        self.release(index);
+    }
+
+    /// Drops a future; a panic in a destructor is caught and counted too.
+    fn drop_caught(&self, future: Option<BoxedTask>) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(future))) {
+            self.report(&*payload);
+        }
+    }
+
+    fn release(&self, index: u32) {
+        let mut slots = self.slots.borrow_mut();
+        let slot = &mut slots[index as usize];
+        (slot.live, slot.future) = (false, None);
+        self.free.borrow_mut().push(index);
+        self.live.set(self.live.get() - 1);
+    }
+
+    fn report(&self, payload: &(dyn Any + Send)) {
+        self.panics.set(self.panics.get() + 1);
+        let text = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("a panic without a message");
+        if let Some(hook) = &*self.on_panic.borrow() {
+            hook(text);
+        }
+    }
+
+    pub(crate) fn set_panic_hook(&self, hook: PanicHook) {
+        *self.on_panic.borrow_mut() = Some(hook);
+    }
+
+    /// Drops every task, where it waits.
+    pub(crate) fn clear(&self) {
+        let all = self.slots.borrow().len();
+        for index in 0..all {
+            let future = self.slots.borrow_mut()[index].future.take();
+            if future.is_some() {
+                self.drop_caught(future);
+                self.release(u32::try_from(index).expect("fewer than 2^32 tasks"));
+            }
+        }
+    }
+}

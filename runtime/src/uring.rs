@@ -1,0 +1,358 @@
+//! The io_uring driver: multishot accept and receive, buffers provided in two rings, one submit-and-wait a turn.
+//!
+//! Invariant: memory that the kernel may read or write (buffer rings, message headers, addresses) lives in this
+//! value or in the socket's slot until the operation's last completion; the ring is dropped before all of it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::collections::HashMap;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use io_uring::types::{BufRingEntry, Fd as RingFd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+
+use crate::addr::SocketAddress;
+use crate::buf::{Chunk, Chunks, Group};
+use crate::limits;
+use crate::net::RawAddress;
+use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId};
+
+const SMALL: u16 = 0;
+const LARGE: u16 = 1;
+
+const RECV_SMALL: u64 = 1;
+const RECV_LARGE: u64 = 2;
+const SEND: u64 = 3;
+const CONNECT: u64 = 4;
+const ACCEPT: u64 = 5;
+const CANCEL: u64 = 6;
+const WAKE: u64 = 7;
+
+fn user_data(kind: u64, id: SockId) -> u64 {
+    kind << 56 | u64::from(id.generation) << 32 | u64::from(id.index)
+}
+
+fn recv_kind(class: RecvClass) -> u64 {
+    match class {
+        RecvClass::Small => RECV_SMALL,
+        RecvClass::Large => RECV_LARGE,
+    }
+}
+
+/// A ring through which free buffers reach the kernel.
+struct BufRing {
+    group: Rc<Group>,
+    memory: NonNull<u8>,
+    entries: u16,
+    tail: u16,
+}
+
+impl std::fmt::Debug for BufRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BufRing({:?}, tail {})", self.group, self.tail)
+    }
+}
+
+impl BufRing {
+    fn layout(entries: u16) -> Layout {
+        let bytes = usize::from(entries) * size_of::<BufRingEntry>();
+        Layout::from_size_align(bytes, 4096).expect("a ring of at most 2^15 entries")
+    }
+
+    fn new(ring: &IoUring, group: Rc<Group>, id: u16, entries: u16) -> Result<BufRing, std::io::Error> {
+        // WHY: the kernel wants page-aligned memory that we and it both write.
+        // SAFETY: the layout is not empty.
+        let memory = unsafe { alloc_zeroed(Self::layout(entries)) };
+        let memory = NonNull::new(memory).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        let this = BufRing { group, memory, entries, tail: 0 };
+        // WHY: only a registered ring can be named by a receive.
+        // SAFETY: the memory holds `entries` entries and lives until `this` is dropped, after the ring.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(memory.as_ptr() as u64, entries, id, 0)?;
+        }
+        Ok(this)
+    }
+
+    /// Hands every free buffer of the group to the kernel.
+    fn publish(&mut self) {
+        if self.group.free_count() == 0 {
+            return;
+        }
+        let base = self.memory.as_ptr().cast::<BufRingEntry>();
+        while let Some(id) = self.group.pop_free() {
+            let at = usize::from(self.tail & (self.entries - 1));
+            // WHY: the entry lies in memory shared with the kernel.
+            // SAFETY: `at` is below `entries`; the kernel reads entries only below the published tail.
+            let entry = unsafe { &mut *base.add(at) };
+            entry.set_addr(self.group.memory_of(id) as u64);
+            entry.set_len(self.group.buffer_bytes as u32);
+            entry.set_bid(id);
+            self.tail = self.tail.wrapping_add(1);
+        }
+        // WHY: the kernel reads the tail concurrently.
+        // SAFETY: the tail lies in the ring's first entry, is aligned, and is only written here.
+        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Drop for BufRing {
+    fn drop(&mut self) {
+        // WHY: allocated by hand above.
+        // SAFETY: same layout; the ring that could read it is dropped first (field order of `Uring`).
+        unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.entries)) };
+    }
+}
+
+/// The ring of one shard. Made on the shard's own thread: no other may submit to it.
+pub(crate) struct Uring {
+    ring: IoUring,
+    small: BufRing,
+    large: BufRing,
+    /// Message headers of gathered sends in flight, by socket slot.
+    gathers: Vec<Option<Box<Gather>>>,
+    spare: Vec<Box<Gather>>,
+    #[expect(clippy::disallowed_types, reason = "only connects in flight; few, and off the request path")]
+    connecting: HashMap<u32, Box<RawAddress>>,
+    wake: OwnedFd,
+    wake_word: Box<u64>,
+    wake_armed: bool,
+    pub(crate) cq_overflow: u64,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Uring({:?}, {:?})", self.small, self.large)
+    }
+}
+
+impl Uring {
+    /// Builds the ring with every feature that the driver rests on, or says which one is missing.
+    pub(crate) fn new(
+        small: Rc<Group>,
+        large: Rc<Group>,
+        wake: OwnedFd,
+        spin: bool,
+    ) -> Result<Uring, String> {
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_coop_taskrun().setup_submit_all();
+        builder.setup_cqsize(limits::CQ_ENTRIES);
+        if spin {
+            builder.setup_taskrun_flag();
+        }
+        let ring = builder.build(limits::SQ_ENTRIES).map_err(|e| format!("io_uring_setup: {e}"))?;
+        let params = ring.params();
+        if !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
+            return Err("the kernel's io_uring lacks EXT_ARG or NODROP".to_owned());
+        }
+        let provided = |group: Rc<Group>, id, entries: usize| {
+            let entries = u16::try_from(entries).expect("checked in limits.rs");
+            BufRing::new(&ring, group, id, entries).map_err(|e| format!("provided buffer rings: {e}"))
+        };
+        let small = provided(small, SMALL, limits::SMALL_BUFS_MAX)?;
+        let large = provided(large, LARGE, limits::LARGE_BUFS_MAX)?;
+        Ok(Uring {
+            ring,
+            small,
+            large,
+            gathers: Vec::new(),
+            spare: Vec::new(),
+            connecting: HashMap::new(),
+            wake,
+            wake_word: Box::new(0),
+            wake_armed: false,
+            cq_overflow: 0,
+        })
+    }
+
+    fn push(&mut self, entry: &squeue::Entry) {
+        loop {
+            // WHY: the ring cannot know how long an entry's memory lives.
+            // SAFETY: whatever an entry points to lives in this value or the slot until its last completion.
+            let pushed = unsafe { self.ring.submission().push(entry) };
+            if pushed.is_ok() {
+                return;
+            }
+            // Full: submit what is there and go on. EBUSY and EINTR are normal; the loop tries again.
+            let _retried = self.ring.submit();
+        }
+    }
+
+    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass) {
+        let group = match class {
+            RecvClass::Small => SMALL,
+            RecvClass::Large => LARGE,
+        };
+        let entry = opcode::RecvMulti::new(RingFd(fd), group).build();
+        self.push(&entry.user_data(user_data(recv_kind(class), id)));
+    }
+
+    pub(crate) fn cancel_recv(&mut self, id: SockId, class: RecvClass) {
+        self.cancel(user_data(recv_kind(class), id));
+    }
+
+    pub(crate) fn cancel_send(&mut self, id: SockId) {
+        self.cancel(user_data(SEND, id));
+    }
+
+    pub(crate) fn cancel_connect(&mut self, id: SockId) {
+        self.cancel(user_data(CONNECT, id));
+    }
+
+    fn cancel(&mut self, target: u64) {
+        let entry = opcode::AsyncCancel::new(target).build();
+        self.push(&entry.user_data(CANCEL << 56));
+    }
+
+    pub(crate) fn send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
+        const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut parts = chunks.iter();
+        let (first, second) = (parts.next().expect("a send has bytes"), parts.next());
+        let entry = if second.is_none() {
+            let len = u32::try_from(first.len()).expect("a chunk is below 4 GiB");
+            opcode::Send::new(RingFd(fd), first.as_ptr(), len).flags(FLAGS).build()
+        } else {
+            let mut gather = self.spare.pop().unwrap_or_else(Gather::empty);
+            gather.fill(chunks);
+            let header = &raw const gather.header;
+            let at = id.index as usize;
+            if self.gathers.len() <= at {
+                self.gathers.resize_with(at + 1, || None);
+            }
+            self.gathers[at] = Some(gather);
+            opcode::SendMsg::new(RingFd(fd), header).flags(FLAGS as u32).build()
+        };
+        self.push(&entry.user_data(user_data(SEND, id)));
+    }
+
+    pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
+        let raw = Box::new(RawAddress::new(to)?);
+        let entry = opcode::Connect::new(RingFd(fd), raw.as_ptr(), raw.len()).build();
+        self.connecting.insert(id.index, raw);
+        self.push(&entry.user_data(user_data(CONNECT, id)));
+        Ok(())
+    }
+
+    pub(crate) fn accept(&mut self, listener: u32, fd: Fd) {
+        let entry = opcode::AcceptMulti::new(RingFd(fd)).flags(libc::SOCK_CLOEXEC).build();
+        self.push(&entry.user_data(ACCEPT << 56 | u64::from(listener)));
+    }
+
+    pub(crate) fn cancel_accept(&mut self, listener: u32) {
+        self.cancel(ACCEPT << 56 | u64::from(listener));
+    }
+
+    /// Makes another slab of buffers for a group that ran dry. False: the bound is reached.
+    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
+        match class {
+            RecvClass::Small => self.small.group.grow(),
+            RecvClass::Large => self.large.group.grow(),
+        }
+    }
+
+    fn arm_wake(&mut self) {
+        if !self.wake_armed {
+            self.wake_armed = true;
+            let word: *mut u64 = &raw mut *self.wake_word;
+            let entry = opcode::Read::new(RingFd(self.wake.as_raw_fd()), word.cast(), 8).build();
+            self.push(&entry.user_data(WAKE << 56));
+        }
+    }
+
+    /// One turn: submits, waits at most `wait` (`None`: until something happens), and collects.
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+        self.small.publish();
+        self.large.publish();
+        self.arm_wake();
+        let wait =
+            if spin > Duration::ZERO && wait != Some(Duration::ZERO) { self.spin(wait, spin) } else { wait };
+        let answer = match wait {
+            None => self.ring.submit_and_wait(1),
+            Some(wait) => {
+                let ts = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&ts))
+            }
+        };
+        if let Err(error) = answer {
+            // A time-out, a signal, or a full completion queue: collect and go on. Anything else is our own fault.
+            let code = error.raw_os_error().unwrap_or(0);
+            let normal = matches!(code, libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN);
+            assert!(normal, "io_uring_enter: {error}");
+        }
+        self.collect(out);
+    }
+
+    /// Watches the completion queue from user space for a while before sleeping.
+    fn spin(&mut self, wait: Option<Duration>, spin: Duration) -> Option<Duration> {
+        let _submitted_now = self.ring.submit();
+        let begun = crate::time::monotonic();
+        let spin = wait.map_or(spin, |w| w.min(spin));
+        loop {
+            for _ in 0..64 {
+                if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
+                    return Some(Duration::ZERO);
+                }
+                std::hint::spin_loop();
+            }
+            let spent = crate::time::monotonic() - begun;
+            if spent >= spin {
+                return wait.map(|w| w.saturating_sub(spent));
+            }
+        }
+    }
+
+    fn collect(&mut self, out: &mut Vec<Completion>) {
+        let Uring { ring, small, large, gathers, spare, connecting, wake_armed, .. } = self;
+        for cqe in ring.completion() {
+            let data = cqe.user_data();
+            let id = SockId { index: data as u32, generation: (data >> 32) as u32 & 0x00ff_ffff };
+            let more = cqueue::more(cqe.flags());
+            match data >> 56 {
+                RECV_SMALL => out.push(received(id, &cqe, &small.group, more)),
+                RECV_LARGE => out.push(received(id, &cqe, &large.group, more)),
+                SEND => {
+                    if let Some(gather) = gathers.get_mut(id.index as usize).and_then(Option::take) {
+                        spare.push(gather);
+                    }
+                    out.push(Completion::Sent { id, result: amount(cqe.result()) });
+                }
+                CONNECT => {
+                    connecting.remove(&id.index);
+                    out.push(Completion::Connected { id, result: amount(cqe.result()).map(|_| ()) });
+                }
+                ACCEPT => {
+                    let result = amount(cqe.result()).map(|fd| {
+                        // WHY: the kernel answers with a bare number.
+                        // SAFETY: a successful accept gives a new descriptor that nobody else owns.
+                        unsafe { OwnedFd::from_raw_fd(fd as Fd) }
+                    });
+                    out.push(Completion::Accepted { listener: id.index, result, more });
+                }
+                WAKE => {
+                    *wake_armed = false;
+                    out.push(Completion::Woken);
+                }
+                _ => {} // a cancel's own completion says nothing new
+            }
+        }
+        self.cq_overflow = u64::from(self.ring.completion().overflow());
+    }
+}
+
+fn amount(result: i32) -> Result<usize, NetError> {
+    usize::try_from(result).map_err(|_| NetError::from_os(-result))
+}
+
+fn received(id: SockId, cqe: &cqueue::Entry, group: &Rc<Group>, more: bool) -> Completion {
+    let chunk: Option<Chunk> = cqueue::buffer_select(cqe.flags())
+        .map(|buffer| group.lend(buffer, usize::try_from(cqe.result()).unwrap_or(0)));
+    let result = match amount(cqe.result()) {
+        Ok(0) => Ok(None),
+        Ok(_) => Ok(chunk),
+        Err(error) => Err(error),
+    };
+    Completion::Recv { id, result, more }
+}

@@ -1,10 +1,13 @@
 //! Control side: bytes in, compiled parts out.
 
+pub mod access_log;
 pub mod bootstrap;
 pub mod cluster;
 pub mod endpoint;
 pub mod fields;
+pub mod hcm;
 pub mod listener;
 pub mod regex;
 pub mod route;
+pub mod runtime_values;
 pub mod snapshot;

@@ -1,5 +1,8 @@
 //! Routes: compiled tables and the pure pick.
 
 pub mod matchers;
+pub mod mutations;
 pub mod pick;
+pub mod prefixes;
+pub mod rewrite;
 pub mod table;

@@ -1,0 +1,1 @@
+//! Longest known prefix of a string, by halving.

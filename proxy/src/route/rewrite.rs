@@ -1,0 +1,1 @@
+//! Paths and hosts as routes rewrite them, and the targets of redirects. Pure.

@@ -124,7 +124,9 @@ pub fn request_in(head: &mut RequestHead, policy: &EdgePolicy, carrier: &Carrier
     }
     if origin.internal {
         head.fields.set(H::XEnvoyInternal, b"true");
-    } else if origin.edge && let Some(ip) = origin.remote {
+    } else if origin.edge
+        && let Some(ip) = origin.remote
+    {
         head.fields.set(H::XEnvoyExternalAddress, ip.to_string().as_bytes());
     }
     let fresh_id = origin.edge && !policy.preserve_external_request_id;
@@ -162,7 +164,9 @@ fn weigh(fields: &mut Fields, policy: &EdgePolicy, carrier: &Carrier<'_>) -> Ori
             0 => carrier.peer,
             n => fields.get(H::XForwardedFor).and_then(|v| from_right(v, n - 1).0).or(carrier.peer),
         };
-        if !policy.skip_xff_append && let Some(peer) = carrier.peer {
+        if !policy.skip_xff_append
+            && let Some(peer) = carrier.peer
+        {
             append_forwarded_for(fields, peer, carrier.host_address);
         }
         if policy.trusted_hops == 0 || fields.get(H::XForwardedProto).is_none() {

@@ -1,1 +1,16 @@
 //! Every bound of the data path, derived.
+
+/// A shard's log buffer is handed over at this size: big writes, little delay. envoy: --file-flush-min-size-kb 64
+pub const LOG_BUFFER_BYTES: usize = 64 * 1024;
+/// Room kept beyond it for the line that crosses it.
+pub const LOG_LINE_BYTES: usize = 4 * 1024;
+/// Buffers that wait for the writer thread: 64 MiB of lines at most.
+pub const LOG_BUFFERS_QUEUED: usize = 1024;
+/// Letters to one shard that it has not read: one change of endpoints for each of many clusters, and some commands.
+pub const SHARD_LETTERS: usize = 4096;
+/// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.
+pub const PUMP_BYTES: usize = 128 * 1024;
+/// A body is read in large buffers when at least this much of it is still to come.
+pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
+/// Times that one configuration may answer a request with another question (a guard, never reached).
+pub const SIDE_CALLS_PER_STREAM: u32 = 64;

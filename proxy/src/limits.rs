@@ -14,3 +14,10 @@ pub const PUMP_BYTES: usize = 128 * 1024;
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
 /// Times that one configuration may answer a request with another question (a guard, never reached).
 pub const SIDE_CALLS_PER_STREAM: u32 = 64;
+
+/// Depth of a configuration's tree: Envoy's own configurations stay below 40.
+pub const CONFIG_DEPTH: usize = 100;
+/// Values that a YAML file may expand to through its aliases, unless the file itself is larger.
+pub const CONFIG_EXPANSION: usize = 4 * 1024 * 1024;
+/// Bytes of a configuration that are read before a source without end is refused.
+pub const CONFIG_BYTES: u64 = 1024 * 1024 * 1024;

@@ -1,1 +1,140 @@
 //! Which fields of the API are implemented, harmless or refused.
+//!
+//! A configuration that uses a field we do not implement is refused with that field's path: nothing is parsed and
+//! ignored. The table is `fields.txt`: for each message the implemented fields, then the harmless ones.
+
+use std::collections::BTreeMap;
+
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
+
+const TABLE: &str = include_str!("fields.txt");
+
+/// How a field is treated when it is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    Implemented,
+    Harmless,
+    Refused,
+}
+
+#[derive(Debug, Default)]
+struct Entry<'a> {
+    implemented: Vec<&'a str>,
+    harmless: Vec<&'a str>,
+}
+
+/// The table by message.
+#[derive(Debug)]
+pub struct Table<'a>(BTreeMap<&'a str, Entry<'a>>);
+
+impl Table<'static> {
+    pub fn read() -> Table<'static> {
+        let mut messages = BTreeMap::new();
+        for line in TABLE.lines().filter(|l| !l.is_empty() && !l.starts_with('#')) {
+            let Some((message, fields)) = line.split_once(':') else { continue };
+            let (implemented, harmless) = fields.split_once('|').unwrap_or((fields, ""));
+            let entry = Entry {
+                implemented: implemented.split_whitespace().collect(),
+                harmless: harmless.split_whitespace().collect(),
+            };
+            messages.insert(message.trim(), entry);
+        }
+        Table(messages)
+    }
+}
+
+impl Table<'_> {
+    pub fn class(&self, message: &str, field: &str) -> Class {
+        let Some(entry) = self.0.get(message) else { return Class::Refused };
+        if entry.implemented.contains(&"*") || entry.implemented.contains(&field) {
+            Class::Implemented
+        } else if entry.harmless.contains(&"*") || entry.harmless.contains(&field) {
+            Class::Harmless
+        } else {
+            Class::Refused
+        }
+    }
+
+    /// Messages of the table, for the test that holds it against the descriptors.
+    pub fn messages(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
+        self.0.iter().map(|(m, e)| (*m, e.implemented.iter().chain(&e.harmless).copied()))
+    }
+}
+
+/// The refused fields that a message uses, each with its path.
+pub fn check(message: &DynamicMessage, pool: &DescriptorPool) -> Vec<String> {
+    let mut walk = Walk { pool, table: Table::read(), refused: Vec::new() };
+    walk.message(message, "");
+    walk.refused
+}
+
+struct Walk<'a> {
+    pool: &'a DescriptorPool,
+    table: Table<'static>,
+    refused: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn message(&mut self, message: &DynamicMessage, path: &str) {
+        let descriptor = message.descriptor();
+        let name = descriptor.full_name();
+        if name == "google.protobuf.Any" {
+            return self.any(message, path);
+        }
+        if name.starts_with("google.protobuf.") {
+            return;
+        }
+        for (field, value) in message.fields() {
+            let here = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
+            match self.table.class(name, field.name()) {
+                Class::Implemented => self.value(value, &here),
+                Class::Harmless => {}
+                Class::Refused => self.refused.push(format!("{here}: {name}.{} is not implemented yet", field.name())),
+            }
+        }
+    }
+
+    fn value(&mut self, value: &Value, path: &str) {
+        match value {
+            Value::Message(message) => self.message(message, path),
+            Value::List(list) => {
+                for (n, item) in list.iter().enumerate() {
+                    self.value(item, &format!("{path}[{n}]"));
+                }
+            }
+            Value::Map(map) => {
+                for (key, item) in map {
+                    self.value(item, &format!("{path}[{}]", key.as_str().unwrap_or("?")));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn any(&mut self, any: &DynamicMessage, path: &str) {
+        let field = |name: &str| any.get_field_by_name(name).map(|v| v.into_owned());
+        let (Some(Value::String(url)), Some(Value::Bytes(bytes))) = (field("type_url"), field("value")) else { return };
+        let name = url.rsplit('/').next().unwrap_or(&url);
+        match self.pool.get_message_by_name(name).map(|desc| DynamicMessage::decode(desc, bytes)) {
+            Some(Ok(message)) => self.message(&message, path),
+            Some(Err(error)) => self.refused.push(format!("{path}: a {name} that does not decode: {error}")),
+            None => self.refused.push(format!("{path}: unknown extension type {url}")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_the_table_exists() {
+        let pool = crate::config::bootstrap::descriptors();
+        for (message, fields) in Table::read().messages() {
+            let desc = pool.get_message_by_name(message).unwrap_or_else(|| panic!("no message {message}"));
+            for field in fields.filter(|f| *f != "*") {
+                assert!(desc.get_field_by_name(field).is_some(), "{message} has no field {field}");
+            }
+        }
+    }
+}

@@ -1,1 +1,169 @@
 //! The bootstrap loader: YAML 1.1, JSON, binary and text protos to one message.
+//!
+//! A file's name decides its form, as in Envoy: `.pb`, `.pb_text`, `.yaml` and `.yml` by suffix, everything else is
+//! JSON. `--config-yaml` is merged over it. The descriptors are loaded for this and dropped again.
+
+pub mod shape;
+pub mod tree;
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
+
+use crate::config::fields;
+use crate::limits;
+use shape::{Shaper, Unknown, locate};
+use tree::Node;
+
+/// A bootstrap, and the bytes that it was decoded from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    pub bootstrap: Bootstrap,
+    pub bytes: Vec<u8>,
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no bootstrap; the text is what the operator sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError(pub String);
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the command line says about the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Source {
+    pub path: String,
+    pub yaml: String,
+    pub allow_unknown: bool,
+}
+
+/// The descriptors of the whole Envoy API: 17 MB in memory, so hold it no longer than needed.
+pub fn descriptors() -> DescriptorPool {
+    DescriptorPool::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"))[..])
+        .expect("built together with this binary")
+}
+
+const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
+
+pub fn load(source: &Source) -> Result<Loaded, LoadError> {
+    if source.path.is_empty() && source.yaml.is_empty() {
+        return Err(LoadError(
+            "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty".to_owned(),
+        ));
+    }
+    let pool = descriptors();
+    let mut message = DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
+    let unknown = if source.allow_unknown { Unknown::Skip } else { Unknown::Refuse };
+    let shaper = Shaper { pool: &pool, unknown };
+    if !source.path.is_empty() {
+        merge(&mut message, &read_path(&source.path, &shaper)?)?;
+    }
+    if !source.yaml.is_empty() {
+        let node = tree::yaml(&source.yaml).map_err(|e| LoadError(format!("--config-yaml: {e}")))?;
+        let overlay = from_tree(&node, &shaper).map_err(|e| LoadError(format!("--config-yaml: {e}")))?;
+        merge(&mut message, &overlay)?;
+    }
+    let refusals = fields::check(&message, &pool);
+    if !refusals.is_empty() {
+        return Err(LoadError(refusals.join("; ")));
+    }
+    let bytes = message.encode_to_vec();
+    let bootstrap = Bootstrap::decode(&bytes[..]).map_err(|e| LoadError(format!("does not decode: {e}")))?;
+    Ok(Loaded { bootstrap, bytes, warnings: Vec::new() })
+}
+
+/// Protobuf's merge: repeated fields append, scalars override.
+fn merge(message: &mut DynamicMessage, other: &DynamicMessage) -> Result<(), LoadError> {
+    message.merge(&other.encode_to_vec()[..]).map_err(|e| LoadError(format!("does not merge: {e}")))
+}
+
+fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadError> {
+    let bytes = read(path)?;
+    let desc = shaper.pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set");
+    let lower = path.to_ascii_lowercase();
+    if lower.ends_with(".pb") {
+        let message = DynamicMessage::decode(desc, &bytes[..]);
+        let message = message.map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: {e}")))?;
+        if shaper.unknown == Unknown::Refuse && message.unknown_fields().next().is_some() {
+            return Err(LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: it has unknown fields")));
+        }
+        return Ok(message);
+    }
+    let text = String::from_utf8(bytes).map_err(|e| {
+        LoadError(format!("Unable to parse file \"{path}\": not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
+    })?;
+    if lower.ends_with(".pb_text") {
+        check_text_depth(&text).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
+        return DynamicMessage::parse_text_format(desc, &text)
+            .map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a text protobuf: {e}")));
+    }
+    let node = if lower.ends_with(".yaml") || lower.ends_with(".yml") { tree::yaml(&text) } else { tree::json(&text) };
+    let node = node.map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
+    from_tree(&node, shaper).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))
+}
+
+/// Reads to the end; a source without end is refused.
+fn read(path: &str) -> Result<Vec<u8>, LoadError> {
+    let cannot = |e: std::io::Error| {
+        let reason = e.to_string();
+        LoadError(format!("unable to read file: {path} ({})", reason.split(" (os").next().unwrap_or(&reason)))
+    };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(cannot)?.take(limits::CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > limits::CONFIG_BYTES {
+        return Err(LoadError(format!("{path} is larger than {} bytes", limits::CONFIG_BYTES)));
+    }
+    Ok(bytes)
+}
+
+/// The text format's parser recurses; its depth is bounded before.
+fn check_text_depth(text: &str) -> Result<(), String> {
+    let mut depth = 0usize;
+    for (number, line) in text.lines().enumerate() {
+        for b in line.bytes() {
+            match b {
+                b'{' | b'<' | b'[' => depth += 1,
+                b'}' | b'>' | b']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            if depth > limits::CONFIG_DEPTH {
+                return Err(format!("line {}: nested deeper than {}", number + 1, limits::CONFIG_DEPTH));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn from_tree(node: &Node, shaper: &Shaper<'_>) -> Result<DynamicMessage, String> {
+    let desc = shaper.pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set");
+    let json = shaper.message(node, &desc, "").map_err(|e| e.to_string())?;
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
+    DynamicMessage::deserialize(desc, tracked).map_err(|error| {
+        let path = track.path().to_string();
+        let at = locate(node, &path).at;
+        let mut reason = error.to_string();
+        reason.truncate(512);
+        format!("{at}: {path}: {reason}")
+    })
+}
+
+/// camelCase to snake_case.
+pub(crate) fn snake(name: &str) -> String {
+    let mut out = String::with_capacity(name.len() + 4);
+    for c in name.chars() {
+        if c.is_ascii_uppercase() {
+            out.push('_');
+        }
+        out.push(c.to_ascii_lowercase());
+    }
+    out
+}

@@ -1,0 +1,269 @@
+//! A tree of values, shaped by a message's descriptor into the JSON that decodes to it.
+//!
+//! Unknown fields and wrong shapes are refused here, with position, path and the nearest real name.
+
+use std::fmt;
+
+use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
+use serde_json::Value as Json;
+
+use super::tree::{Node, Position, Value};
+
+/// Why a value does not fit its message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShapeError {
+    pub at: Position,
+    pub path: String,
+    pub reason: String,
+}
+
+impl fmt::Display for ShapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.at, self.path, self.reason)
+    }
+}
+
+/// What unknown fields do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    Refuse,
+    Skip,
+}
+
+pub struct Shaper<'a> {
+    pub pool: &'a DescriptorPool,
+    pub unknown: Unknown,
+}
+
+impl fmt::Debug for Shaper<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Shaper({:?})", self.unknown)
+    }
+}
+
+fn fail<T>(node: &Node, path: &str, reason: impl Into<String>) -> Result<T, ShapeError> {
+    Err(ShapeError { at: node.at, path: path.to_owned(), reason: reason.into() })
+}
+
+impl Shaper<'_> {
+    /// Shapes a message.
+    pub fn message(&self, node: &Node, desc: &MessageDescriptor, path: &str) -> Result<Json, ShapeError> {
+        match desc.full_name() {
+            "google.protobuf.Any" => return self.any(node, path),
+            "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => return Ok(plain(node)),
+            name if is_scalar_message(name) => return Ok(self.scalar_message(node, desc)),
+            _ => {}
+        }
+        let Value::Map(entries) = &node.value else {
+            if matches!(node.value, Value::Null) {
+                return Ok(Json::Object(serde_json::Map::new()));
+            }
+            return fail(node, path, format!("expected a {} (a map), found {}", desc.name(), kind_of(node)));
+        };
+        let mut out = serde_json::Map::new();
+        for (key, value) in entries {
+            let Some(field) = desc.get_field_by_name(key).or_else(|| desc.get_field_by_json_name(key)) else {
+                if self.unknown == Unknown::Skip {
+                    continue;
+                }
+                return fail(value, &join(path, key), unknown_field(key, desc));
+            };
+            let here = join(path, field.name());
+            if matches!(value.value, Value::Null) {
+                continue;
+            }
+            if out.contains_key(field.name()) {
+                return fail(value, &here, "is given twice, in two spellings");
+            }
+            out.insert(field.name().to_owned(), self.field(value, &field, &here)?);
+        }
+        Ok(Json::Object(out))
+    }
+
+    fn field(&self, node: &Node, field: &FieldDescriptor, path: &str) -> Result<Json, ShapeError> {
+        if field.is_map() {
+            let Value::Map(entries) = &node.value else {
+                return fail(node, path, format!("expected a map, found {}", kind_of(node)));
+            };
+            let Kind::Message(entry) = field.kind() else { return fail(node, path, "a map without entries") };
+            let value_field = entry.map_entry_value_field();
+            let mut out = serde_json::Map::new();
+            for (key, value) in entries {
+                let here = format!("{path}[{key}]");
+                out.insert(key.clone(), self.single(value, &value_field, &here)?);
+            }
+            return Ok(Json::Object(out));
+        }
+        if field.is_list() {
+            // envoy: a single value is taken for a list of one
+            let single = std::slice::from_ref(node);
+            let list = if let Value::List(list) = &node.value { list.as_slice() } else { single };
+            let items = list.iter().enumerate().map(|(n, item)| self.single(item, field, &format!("{path}[{n}]")));
+            return items.collect::<Result<_, _>>().map(Json::Array);
+        }
+        self.single(node, field, path)
+    }
+
+    fn single(&self, node: &Node, field: &FieldDescriptor, path: &str) -> Result<Json, ShapeError> {
+        match field.kind() {
+            Kind::Message(desc) => self.message(node, &desc, path),
+            kind => scalar(node, &kind, path),
+        }
+    }
+
+    /// Wrappers and durations are written as scalars.
+    fn scalar_message(&self, node: &Node, desc: &MessageDescriptor) -> Json {
+        match (&node.value, desc.full_name()) {
+            // A bare number of seconds is not a duration in JSON; its text form is refused by the decoder by name.
+            (Value::Int(n), "google.protobuf.StringValue") => Json::String(n.to_string()),
+            _ => plain(node),
+        }
+    }
+
+    /// `@type` names the message that the other keys belong to.
+    fn any(&self, node: &Node, path: &str) -> Result<Json, ShapeError> {
+        let Value::Map(entries) = &node.value else {
+            return fail(node, path, format!("expected an Any (a map with @type), found {}", kind_of(node)));
+        };
+        let Some((_, type_node)) = entries.iter().find(|(k, _)| k == "@type") else {
+            return fail(node, path, "an Any without @type");
+        };
+        let Value::Text(url) = &type_node.value else { return fail(type_node, path, "@type must be a string") };
+        let name = url.rsplit('/').next().unwrap_or(url);
+        let Some(desc) = self.pool.get_message_by_name(name) else {
+            return fail(type_node, path, format!("unknown type {url}"));
+        };
+        let rest: Vec<_> = entries.iter().filter(|(k, _)| k != "@type").cloned().collect();
+        let well_known = desc.full_name().starts_with("google.protobuf.");
+        let body = match rest.iter().find(|(k, _)| k == "value") {
+            Some((_, value)) if well_known => {
+                let mut wrapped = serde_json::Map::new();
+                wrapped.insert("value".to_owned(), self.message(value, &desc, path)?);
+                Json::Object(wrapped)
+            }
+            _ => self.message(&Node { value: Value::Map(rest), at: node.at }, &desc, path)?,
+        };
+        let Json::Object(mut body) = body else { return fail(node, path, "an Any of a scalar needs 'value'") };
+        body.insert("@type".to_owned(), Json::String(url.clone()));
+        Ok(Json::Object(body))
+    }
+}
+
+fn is_scalar_message(name: &str) -> bool {
+    let Some(short) = name.strip_prefix("google.protobuf.") else { return false };
+    matches!(short, "Duration" | "Timestamp" | "FieldMask") || short.ends_with("Value")
+}
+
+fn scalar(node: &Node, kind: &Kind, path: &str) -> Result<Json, ShapeError> {
+    let ok = match (&node.value, kind) {
+        (Value::Text(_), Kind::String | Kind::Bytes) => true,
+        (Value::Text(name), Kind::Enum(e)) => {
+            if e.get_value_by_name(name).is_none() {
+                let names: Vec<_> = e.values().map(|v| v.name().to_owned()).collect();
+                let hint = nearest(name, &names);
+                return fail(node, path, format!("'{name}' is no {}{hint}", e.name()));
+            }
+            true
+        }
+        (Value::Bool(_), Kind::Bool) | (Value::Int(_), Kind::Enum(_)) => true,
+        (Value::Int(_), kind) => is_number(kind),
+        (Value::Float(n), Kind::Double | Kind::Float) => n.is_finite(),
+        // envoy: numbers may be given as strings
+        (Value::Text(_), kind) => is_number(kind),
+        (Value::Float(n), kind) => is_number(kind) && n.fract() == 0.0,
+        _ => false,
+    };
+    if ok {
+        return Ok(plain(node));
+    }
+    fail(node, path, format!("expected {}, found {}", kind_name(kind), kind_of(node)))
+}
+
+fn is_number(kind: &Kind) -> bool {
+    !matches!(kind, Kind::String | Kind::Bytes | Kind::Bool | Kind::Message(_) | Kind::Enum(_))
+}
+
+fn kind_name(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::String => "a string",
+        Kind::Bytes => "bytes (base64)",
+        Kind::Bool => "true or false",
+        Kind::Enum(_) => "a name of the enum",
+        _ => "a number",
+    }
+}
+
+fn kind_of(node: &Node) -> &'static str {
+    match node.value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Int(_) | Value::Float(_) => "a number",
+        Value::Text(_) => "a string",
+        Value::List(_) => "a list",
+        Value::Map(_) => "a map",
+    }
+}
+
+/// The tree as JSON, without a message to shape it.
+fn plain(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(b) => Json::Bool(*b),
+        Value::Int(n) => {
+            i64::try_from(*n).map(Json::from).or_else(|_| u64::try_from(*n).map(Json::from)).unwrap_or(Json::String(n.to_string()))
+        }
+        Value::Float(n) => serde_json::Number::from_f64(*n).map_or(Json::Null, Json::Number),
+        Value::Text(t) => Json::String(t.clone()),
+        Value::List(l) => Json::Array(l.iter().map(plain).collect()),
+        Value::Map(m) => Json::Object(m.iter().map(|(k, v)| (k.clone(), plain(v))).collect()),
+    }
+}
+
+fn join(path: &str, field: &str) -> String {
+    if path.is_empty() { field.to_owned() } else { format!("{path}.{field}") }
+}
+
+fn unknown_field(key: &str, desc: &MessageDescriptor) -> String {
+    let names: Vec<_> = desc.fields().map(|f| f.name().to_owned()).collect();
+    let shown: String = key.chars().take(64).collect();
+    format!("no such field '{shown}' in {}{}", desc.full_name(), nearest(key, &names))
+}
+
+/// `, did you mean 'x'?` when a name is near enough.
+fn nearest(name: &str, names: &[String]) -> String {
+    let best = names.iter().map(|n| (distance(name, n), n)).min();
+    match best {
+        Some((d, n)) if d <= 1 + n.len() / 3 => format!(", did you mean '{n}'?"),
+        _ => String::new(),
+    }
+}
+
+/// Edits from one name to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate().take(64) {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.bytes().enumerate() {
+            let cost = if x == y { diagonal } else { 1 + diagonal.min(row[j]).min(row[j + 1]) };
+            diagonal = row[j + 1];
+            row[j + 1] = cost;
+        }
+    }
+    row[b.len()]
+}
+
+/// The position of the value at a path such as `a.b[0].c`, as serde names it.
+pub fn locate<'a>(mut node: &'a Node, path: &str) -> &'a Node {
+    for part in path.split(['.', '[']) {
+        let part = part.trim_end_matches(']');
+        let next = match &node.value {
+            Value::Map(entries) => entries.iter().find(|(k, _)| super::snake(k) == part || k == part).map(|(_, n)| n),
+            Value::List(list) => part.parse::<usize>().ok().and_then(|n| list.get(n)),
+            _ => None,
+        };
+        let Some(next) = next else { return node };
+        node = next;
+    }
+    node
+}

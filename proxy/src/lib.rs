@@ -19,3 +19,4 @@ pub mod side_call;
 pub mod stats;
 pub mod stream;
 pub mod upstream;
+pub mod version;

@@ -1,4 +1,36 @@
 //! The `selvedge` binary.
 #![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "help, version and the demo speak on stdout")]
 
-fn main() {}
+use std::process::ExitCode;
+
+use selvedge::{args, demo, server};
+
+fn main() -> ExitCode {
+    let line: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    if line.get(1).is_some_and(|first| first == "demo") {
+        return demo_main(&line[2..]);
+    }
+    let driver = std::env::var("SELVEDGE_DRIVER").ok();
+    let code = match args::parse(&line, driver.as_deref()) {
+        Ok(options) => server::run(options),
+        Err(exit) => {
+            print!("{}", exit.stdout);
+            eprint!("{}", exit.stderr);
+            exit.code
+        }
+    };
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn demo_main(rest: &[String]) -> ExitCode {
+    let once = match rest {
+        [] => false,
+        [only] if only == "--once" => true,
+        _ => {
+            eprintln!("demo: unknown argument; usage: selvedge demo [--once]");
+            return ExitCode::from(1);
+        }
+    };
+    ExitCode::from(u8::try_from(demo::run(once)).unwrap_or(1))
+}

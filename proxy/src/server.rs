@@ -1,1 +1,200 @@
-//! Threads, start and stop.
+//! The process: loads the configuration, binds, starts the shards, and ends them.
+//!
+//! ```text
+//! load -> compile -> bind -> admin -> warm (names resolve) -> shards -> serve -> quit
+//! ```
+//! The calling thread becomes the control thread: signals, name resolution, commands. It touches no connection.
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "control thread; `--mode validate` speaks on stdout as Envoy does"
+)]
+
+mod control;
+mod gauges;
+mod shards;
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
+use std::time::Instant;
+
+use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
+use selvedge_runtime::{SocketAddress, cpu};
+
+use crate::access_log::sink::Writer;
+use crate::args::{Mode, Options};
+use crate::config::bootstrap::{self, Source};
+use crate::config::listener::{ListenAddress, Listener};
+use crate::config::snapshot::{self, Node, Snapshot};
+use crate::log;
+use crate::shard::{ListenerScopes, ServerShared};
+use crate::stats::scope::Registry;
+use crate::upstream::cluster::ClusterShared;
+
+/// What was made of the configuration, before anything runs.
+#[derive(Debug)]
+pub struct Plan {
+    pub options: Arc<Options>,
+    pub snapshot: Arc<Snapshot>,
+    /// The wire form of the bootstrap, for dumps.
+    pub bootstrap: Arc<[u8]>,
+}
+
+/// One listener's sockets: for each shard, one for each of its addresses.
+#[derive(Debug)]
+pub struct Bound {
+    pub addresses: Vec<SocketAddress>,
+    pub sockets: Vec<Vec<OwnedFd>>,
+}
+
+/// Runs the server to its end. The answer is the exit code.
+pub fn run(options: Options) -> i32 {
+    log::set_level(options.log_level);
+    if !options.log_path.is_empty()
+        && let Err(error) = log::open_file(&options.log_path)
+    {
+        eprintln!("error: cannot open log file '{}': {error}", options.log_path);
+        return 1;
+    }
+    match serve(options) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::critical("main", &error);
+            1
+        }
+    }
+}
+
+fn serve(options: Options) -> Result<(), String> {
+    let started = Instant::now();
+    let plan = load(options)?;
+    let options = &plan.options;
+    if options.mode == Mode::Validate {
+        println!("configuration '{}' OK\n", options.config_path);
+        return Ok(());
+    }
+    let here =
+        |reason: String| format!("error initializing configuration '{}': {reason}", options.config_path);
+    let shards = shard_count(options);
+    let registry = Arc::new(Registry::default());
+    let clusters: Vec<_> =
+        plan.snapshot.clusters.iter().map(|c| Arc::new(ClusterShared::new(c, &registry))).collect();
+    let scopes: Vec<_> =
+        plan.snapshot.listeners.iter().map(|l| Arc::new(ListenerScopes::new(l, &registry))).collect();
+    let mut bound = Vec::new();
+    for listener in &plan.snapshot.listeners {
+        bound.push(bind(listener, shards).map_err(here)?);
+    }
+    let writer = Writer::start().map_err(|e| here(format!("no writer thread: {e}")))?;
+    let core = Arc::new(control::Core {
+        registry,
+        clusters,
+        scopes,
+        writer,
+        server: Arc::new(ServerShared::default()),
+        listeners: plan
+            .snapshot
+            .listeners
+            .iter()
+            .zip(&bound)
+            .map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone()))
+            .collect(),
+        started,
+        shards,
+        phase: Arc::new(AtomicU8::new(2)),
+        plan,
+    });
+    control::run(&core, bound)
+}
+
+fn load(options: Options) -> Result<Plan, String> {
+    let source = Source {
+        path: options.config_path.clone(),
+        yaml: options.config_yaml.clone(),
+        allow_unknown: options.allow_unknown_static_fields,
+    };
+    let here = |reason: &str| format!("error initializing configuration '{}': {reason}", options.config_path);
+    let loaded = bootstrap::load(&source).map_err(|e| here(&e.0))?;
+    for warning in &loaded.warnings {
+        log::warn("config", warning);
+    }
+    let node = node(&options, &loaded.bootstrap);
+    let snapshot = snapshot::compile(&loaded.bootstrap, node).map_err(|rejections| {
+        let all: Vec<String> = rejections.iter().map(|r| format!("{} (at {})", r.reason, r.path)).collect();
+        here(&all.join("; "))
+    })?;
+    Ok(Plan { options: Arc::new(options), snapshot: Arc::new(snapshot), bootstrap: loaded.bytes.into() })
+}
+
+/// Flags of the command line come before the file. //= envoy: LocalInfo
+fn node(options: &Options, config: &envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap) -> Node {
+    let own = config.node.clone().unwrap_or_default();
+    let locality = own.locality.unwrap_or_default();
+    let first = |flag: &str, file: String| if flag.is_empty() { file } else { flag.to_owned() };
+    Node {
+        id: first(&options.service_node, own.id),
+        cluster: first(&options.service_cluster, own.cluster),
+        region: locality.region,
+        zone: first(&options.service_zone, locality.zone),
+        sub_zone: locality.sub_zone,
+    }
+}
+
+fn shard_count(options: &Options) -> usize {
+    match options.concurrency {
+        //= envoy: --concurrency 0 means one worker
+        Some(n) => (n as usize).max(1),
+        None => cpu::available_cores().max(1),
+    }
+}
+
+/// Binds a listener's addresses: a socket for each shard, or one that the shards share.
+fn bind(listener: &Listener, shards: usize) -> Result<Bound, String> {
+    let mut bound = Bound { addresses: Vec::new(), sockets: (0..shards).map(|_| Vec::new()).collect() };
+    for address in &listener.addresses {
+        let several = listener.reuse_port && matches!(address.address, SocketAddress::Ip(_));
+        let fail = |at: &SocketAddress, e: &std::io::Error| {
+            let reason = e.to_string();
+            let reason = reason.split(" (os").next().unwrap_or(&reason).to_owned();
+            format!("error adding listener '{at}': cannot bind '{at}': {reason}")
+        };
+        let first =
+            open(listener, address, &address.address, several).map_err(|e| fail(&address.address, &e))?;
+        let actual = bound_address(&first).unwrap_or_else(|| address.address.clone());
+        for shard in 1..shards {
+            let socket = if several { open(listener, address, &actual, true) } else { first.try_clone() };
+            bound.sockets[shard].push(socket.map_err(|e| fail(&actual, &e))?);
+        }
+        bound.sockets[0].push(first);
+        bound.addresses.push(actual);
+    }
+    Ok(bound)
+}
+
+fn open(
+    listener: &Listener,
+    address: &ListenAddress,
+    to: &SocketAddress,
+    reuse_port: bool,
+) -> std::io::Result<OwnedFd> {
+    let options = BindOptions {
+        reuse_port,
+        backlog: listener.backlog.unwrap_or(0),
+        ipv4_compat: address.ipv4_compat,
+        mode: (address.mode != 0).then_some(address.mode),
+    };
+    bind_listen(to, &options)
+}
+
+/// Writes the admin address where `--admin-address-path` says. A failure is logged, as Envoy does.
+fn write_admin_address(path: &str, address: &SocketAddress) {
+    if path.is_empty() {
+        return;
+    }
+    if let Err(error) = std::fs::write(Path::new(path), address.to_string()) {
+        log::critical("main", &format!("cannot open admin address output file {path} for writing: {error}"));
+    }
+}

@@ -1,1 +1,252 @@
-//! Shard state, epoch swap, accept loop.
+//! One shard: its twins of listeners and clusters, its letters, its accept loops.
+//!
+//! Everything here belongs to one thread. What shards share is counted in `ServerShared` and in the clusters.
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use selvedge_runtime::{Event, MailReceiver, NetError, Rt, Socket};
+
+use crate::access_log::format::http_date;
+use crate::access_log::sink::{LogId, ShardLogs, Writer};
+use crate::config::hcm::Hcm;
+use crate::config::listener::Listener;
+use crate::config::snapshot::Snapshot;
+use crate::downstream;
+use crate::http::h1::head::HeadLimits;
+use crate::stats::block::Block;
+use crate::stats::names;
+use crate::stats::scope::{Registry, Scope, ScopeName};
+use crate::upstream::cluster::{ClusterSet, ClusterShared, EndpointShared};
+use crate::upstream::pool::Reaper;
+
+/// What all threads share: live at once, outside any configuration.
+#[derive(Debug, Default)]
+pub struct ServerShared {
+    /// `/healthcheck/fail` was called.
+    pub failing_health: AtomicBool,
+    /// `/drain_listeners?graceful` was called.
+    pub draining: AtomicBool,
+    pub next_connection: AtomicU64,
+    /// Downstream connections that are open now.
+    pub connections: AtomicU64,
+}
+
+impl ServerShared {
+    /// Whether connections are asked to close after their response.
+    pub fn drain_close(&self) -> bool {
+        self.failing_health.load(Relaxed) || self.draining.load(Relaxed)
+    }
+}
+
+/// The scopes of one listener; every shard takes its blocks from them.
+#[derive(Debug)]
+pub struct ListenerScopes {
+    pub listener: Arc<Scope<names::Listener>>,
+    pub listener_http: Arc<Scope<names::ListenerHttp>>,
+    pub http: Arc<Scope<names::Http>>,
+    /// Connections of this listener over all shards.
+    pub open: Arc<AtomicU64>,
+}
+
+impl ListenerScopes {
+    pub fn new(config: &Listener, registry: &Registry) -> ListenerScopes {
+        let (stat, prefix) = (&config.stat_name, &config.hcm.stat_prefix);
+        let address = ("envoy_listener_address", &**stat);
+        let manager = ("envoy_http_conn_manager_prefix", &**prefix);
+        ListenerScopes {
+            listener: registry.scope(ScopeName::new(&format!("listener.{stat}."), "listener", &[address])),
+            listener_http: registry.scope(ScopeName::new(
+                &format!("listener.{stat}.http.{prefix}."),
+                "listener_http",
+                &[manager, address],
+            )),
+            http: registry.scope(ScopeName::new(&format!("http.{prefix}."), "http", &[manager])),
+            open: Arc::default(),
+        }
+    }
+
+    fn worker(config: &Listener, registry: &Registry, shard: usize) -> Arc<Block<names::Worker>> {
+        let (stat, number) = (&config.stat_name, shard.to_string());
+        let labels = [("envoy_worker_id", number.as_str()), ("envoy_listener_address", &**stat)];
+        let prefix = format!("listener.{stat}.worker_{shard}.");
+        registry.scope(ScopeName::new(&prefix, "listener_worker", &labels)).block(0)
+    }
+}
+
+/// A letter to a shard.
+#[derive(Debug)]
+pub enum Letter {
+    /// New endpoints of a cluster, by its number.
+    Endpoints { cluster: usize, list: Arc<[Arc<EndpointShared>]> },
+    /// Take no more connections.
+    StopListening,
+    /// End: account what runs, flush the logs.
+    Quit,
+}
+
+/// What a shard is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub shard: usize,
+    pub snapshot: Arc<Snapshot>,
+    pub server: Arc<ServerShared>,
+    pub clusters: Vec<Arc<ClusterShared>>,
+    pub scopes: Vec<Arc<ListenerScopes>>,
+    /// Listening sockets, by listener.
+    pub sockets: Vec<(usize, OwnedFd)>,
+    pub registry: Arc<Registry>,
+    pub writer: Writer,
+    pub flush_interval: Duration,
+    pub host_address: String,
+}
+
+/// The shard's own state, shared by its tasks.
+#[derive(Debug)]
+pub struct Cx {
+    pub rt: Rt,
+    pub server: Arc<ServerShared>,
+    pub snapshot: Arc<Snapshot>,
+    pub clusters: ClusterSet,
+    pub logs: ShardLogs,
+    pub host_address: String,
+    date: RefCell<(u64, Vec<u8>)>,
+    pub next_stream: Cell<u64>,
+}
+
+impl Cx {
+    /// The `date` of responses: written anew once a second.
+    pub fn with_date<R>(&self, f: impl FnOnce(&[u8]) -> R) -> R {
+        let now = self.rt.wall_now();
+        let mut date = self.date.borrow_mut();
+        if date.0 != now.seconds() {
+            *date = (now.seconds(), http_date(now));
+        }
+        f(&date.1)
+    }
+}
+
+/// A listener as this shard knows it.
+#[derive(Debug)]
+pub struct ListenerTwin {
+    pub config: Arc<Listener>,
+    pub hcm: Arc<Hcm>,
+    pub limits: HeadLimits,
+    pub stats: Arc<Block<names::Listener>>,
+    pub worker: Arc<Block<names::Worker>>,
+    pub http: Arc<Block<names::Http>>,
+    pub listener_http: Arc<Block<names::ListenerHttp>>,
+    /// Of each access log of the connection manager, its file.
+    pub log_files: Vec<LogId>,
+    pub open: Arc<AtomicU64>,
+    /// Rung when connections should look at the drain state.
+    pub drain: Event,
+}
+
+impl ListenerTwin {
+    fn new(parts: &Parts, at: usize, logs: &ShardLogs, rt: &Rt) -> ListenerTwin {
+        let config = Arc::clone(&parts.snapshot.listeners[at]);
+        let (scopes, hcm) = (&parts.scopes[at], Arc::clone(&config.hcm));
+        let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
+        ListenerTwin {
+            limits: HeadLimits {
+                bytes_max: hcm.max_request_headers_kb as usize * 1024,
+                fields_max: hcm.max_headers_count as usize,
+                accept_http_10: hcm.http1.accept_http_10,
+                allow_chunked_length: hcm.http1.allow_chunked_length,
+                allow_absolute_url: hcm.http1.allow_absolute_url,
+            },
+            stats: scopes.listener.block(parts.shard),
+            worker: ListenerScopes::worker(&config, &parts.registry, parts.shard),
+            http: scopes.http.block(parts.shard),
+            listener_http: scopes.listener_http.block(parts.shard),
+            log_files,
+            open: Arc::clone(&scopes.open),
+            drain: rt.event(),
+            config,
+            hcm,
+        }
+    }
+}
+
+/// The life of a shard: until it is told to quit.
+pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
+    let reaper = Rc::new(Reaper::default());
+    let logs = ShardLogs::new(parts.writer.clone());
+    let twins: Vec<Rc<ListenerTwin>> = (0..parts.snapshot.listeners.len())
+        .map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs, &rt)))
+        .collect();
+    let cx = Rc::new(Cx {
+        rt: rt.clone(),
+        clusters: ClusterSet::new(&parts.clusters, parts.shard, &reaper),
+        logs,
+        server: parts.server,
+        snapshot: parts.snapshot,
+        host_address: parts.host_address,
+        date: RefCell::default(),
+        next_stream: Cell::new(rt.random()),
+    });
+    reaper.start(&rt, &cx.clusters);
+    let mut accepting = Vec::new();
+    for (at, fd) in parts.sockets {
+        accepting.push(rt.spawn(accept(Rc::clone(&cx), Rc::clone(&twins[at]), fd)));
+    }
+    let flusher = Rc::clone(&cx);
+    rt.spawn(async move {
+        loop {
+            flusher.rt.sleep(parts.flush_interval).await;
+            flusher.logs.flush();
+        }
+    });
+    loop {
+        match letters.recv().await {
+            Letter::Endpoints { cluster, list } => {
+                if let Some(twin) = cx.clusters.iter().nth(cluster) {
+                    twin.set_endpoints(&list);
+                }
+            }
+            Letter::StopListening => accepting.drain(..).for_each(|task| rt.abort(task)),
+            Letter::Quit => break,
+        }
+    }
+    rt.clear_other_tasks();
+    cx.logs.flush();
+}
+
+/// Accepts until it is aborted.
+async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
+    let listener = match cx.rt.adopt_listener(fd) {
+        Ok(listener) => listener,
+        Err(error) => {
+            crate::log::error(
+                "config",
+                &format!("listener '{}' cannot be adopted: {error}", twin.config.name),
+            );
+            return;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok(socket) => admit(&cx, &twin, socket),
+            Err(NetError::NoDescriptors | NetError::NoBuffers) => {
+                crate::log::warn("conn_handler", "accepting stopped: no descriptors or memory left");
+            }
+            Err(error) => crate::log::warn("conn_handler", &format!("accept failed: {error}")),
+        }
+    }
+}
+
+/// Starts the task of a connection, unless a limit forbids it.
+fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
+    twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
+    let open = twin.open.load(Relaxed);
+    if twin.config.max_connections.is_some_and(|max| open >= max) {
+        twin.stats.inc(names::Listener::DownstreamCxOverflow);
+        return;
+    }
+    cx.rt.spawn(downstream::serve(Rc::clone(cx), Rc::clone(twin), socket));
+}

@@ -1,1 +1,624 @@
 //! THE STRAIGHT LINE: one request from head to last byte.
+//!
+//! ```text
+//! admit -> route -> (reply | redirect | forward: pick -> connection -> send) -> response -> finish
+//! ```
+//! Both directions are driven by one loop: it waits for the next event and handles it without waiting.
+//! Every exit accounts once, in `finish`; a stream that is dropped where it waits accounts there too.
+//! It reads no configuration but its listener's twin, and picks no endpoint itself.
+
+mod account;
+mod reply;
+mod request;
+mod response;
+
+use std::borrow::Cow;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
+
+use crate::downstream::Conn;
+use crate::http::edge::Origin;
+use crate::http::h1::body::{BodyDecoder, BodyEvent};
+use crate::http::h1::head::{DecodedRequest, HeadError, HeadScan};
+use crate::http::message::{Framing, RequestHead, ResponseHead};
+use crate::limits;
+use crate::observe::flags::Flags;
+use crate::observe::info::StreamInfo;
+use crate::route::pick::Picked;
+use crate::route::table::{Action, Forward, WeightedEntry};
+use crate::stats::names::{Cluster as ClusterStat, Http};
+use crate::upstream::breaker::Limit;
+use crate::upstream::cluster::{ClusterTwin, Host, bump, drop_one};
+use crate::upstream::pool::{self, PoolError, UpstreamConn};
+
+pub(crate) use reply::Reply;
+
+/// What becomes of the client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    KeepAlive,
+    Close,
+    /// Close once the client had time to read.
+    CloseDelayed,
+    Reset,
+}
+
+/// Why a stream ended before its response did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// The client went away.
+    Downstream,
+    /// The response broke off after its head had gone out.
+    Upstream(&'static str),
+}
+
+/// One exchange.
+struct Stream<'c> {
+    conn: &'c Conn,
+    info: StreamInfo,
+    origin: Origin,
+    request: RequestHead,
+    response: Option<ResponseHead>,
+    /// The client's body, as it comes.
+    body: BodyDecoder,
+    request_framing: Framing,
+    keep_alive: bool,
+    upgrade: bool,
+    request_done: bool,
+    /// On its way upstream, beyond what the kernel is sending.
+    to_up: Chunks,
+    up: Option<Up>,
+    /// On its way to the client.
+    to_down: Chunks,
+    down_busy: bool,
+    down_framing: Framing,
+    response_done: bool,
+    response_trailers: Option<crate::http::message::Trailers>,
+    local_body: Chunk,
+    /// Bytes pass both ways without a look.
+    tunnel: bool,
+    route_timeout: Option<Duration>,
+    route_deadline: Instant,
+    idle_timeout: Option<Duration>,
+    idle_deadline: Instant,
+    /// Of the whole request, and of the whole stream.
+    request_deadline: Instant,
+    duration_deadline: Instant,
+    /// One number for all choices of the route.
+    random: u64,
+    picked: Option<Picked<'c>>,
+    /// Of a weighted route: where the request went.
+    entry: Option<&'c WeightedEntry>,
+    fate: Fate,
+    finished: bool,
+}
+
+/// The upstream side of a stream, once it has a connection.
+struct Up {
+    conn: UpstreamConn,
+    cluster: Rc<ClusterTwin>,
+    busy: bool,
+    scan: HeadScan,
+    partial: Option<BlockMut>,
+    body: Option<BodyDecoder>,
+    keep_alive: bool,
+}
+
+/// What a request holds of its cluster while it is there: a place under the breaker, and the gauges.
+struct Held {
+    cluster: Rc<ClusterTwin>,
+    host: Rc<Host>,
+    priority: usize,
+}
+
+impl Held {
+    fn new(cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) -> Held {
+        cluster.stats.inc(ClusterStat::UpstreamRqTotal);
+        cluster.stats.inc(ClusterStat::UpstreamRqActive);
+        cluster.shared.breakers[priority].inc(Limit::Requests);
+        host.active.set(host.active.get() + 1);
+        bump(&host.shared.stats.rq_total);
+        bump(&host.shared.stats.rq_active);
+        Held { cluster: Rc::clone(cluster), host: Rc::clone(host), priority }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.cluster.stats.dec(ClusterStat::UpstreamRqActive);
+        self.cluster.shared.breakers[self.priority].dec(Limit::Requests);
+        self.host.active.set(self.host.active.get() - 1);
+        drop_one(&self.host.shared.stats.rq_active);
+    }
+}
+
+enum Event {
+    /// From upstream: bytes, its end, or an error.
+    Up(Result<Option<Chunk>, NetError>),
+    UpSent(Result<(), NetError>),
+    /// From the client.
+    Down(Chunk),
+    DownSent(Result<(), NetError>),
+    Gone,
+    Deadline,
+}
+
+/// Runs one request.
+pub(crate) async fn run(conn: &Conn, request: DecodedRequest) -> Fate {
+    conn.busy.set(true);
+    conn.requests.set(conn.requests.get() + 1);
+    let mut stream = Stream::new(conn, request);
+    let cut = stream.serve().await;
+    let fate = stream.finish(cut);
+    conn.busy.set(false);
+    fate
+}
+
+/// Answers a head that could not be read.
+pub(crate) async fn refuse(conn: &Conn, error: HeadError) {
+    let (status, body, details) = error.answer();
+    conn.twin.http.inc(Http::DownstreamCxProtocolError);
+    let mut reply = Reply::text(status, body.as_bytes(), details);
+    reply.flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
+    Stream::unread(conn).answer(reply).await;
+}
+
+/// Answers a head that did not come in time.
+pub(crate) async fn head_timeout(conn: &Conn) {
+    conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
+    Stream::unread(conn).answer(Reply::text(408, b"", "request_header_timeout")).await;
+}
+
+impl<'c> Stream<'c> {
+    fn new(conn: &'c Conn, request: DecodedRequest) -> Stream<'c> {
+        let rt = &conn.cx.rt;
+        let head_at = rt.now_fine();
+        let mut info = StreamInfo::new(head_at, rt.wall_at(head_at));
+        info.stamps.accepted = Some(conn.begun);
+        info.connection_id = conn.id;
+        info.request_header_bytes = request.head.byte_size() as u64;
+        info.local.clone_from(&conn.local);
+        info.direct_remote.clone_from(&conn.peer);
+        info.remote.clone_from(&conn.peer);
+        let hcm = &conn.twin.hcm;
+        let now = rt.now();
+        let after = |d: Option<Duration>| d.filter(|d| !d.is_zero()).map_or(Instant::FAR, |d| now + d);
+        conn.twin.http.inc(Http::DownstreamRqTotal);
+        conn.twin.http.inc(Http::DownstreamRqHttp1Total);
+        conn.twin.http.inc(Http::DownstreamRqActive);
+        Stream {
+            conn,
+            info,
+            origin: Origin { remote: None, internal: false, edge: false },
+            request: request.head,
+            response: None,
+            body: BodyDecoder::new(request.framing),
+            request_framing: request.framing,
+            keep_alive: request.keep_alive,
+            upgrade: request.upgrade,
+            request_done: false,
+            to_up: Chunks::new(),
+            up: None,
+            to_down: Chunks::new(),
+            down_busy: false,
+            down_framing: Framing::None,
+            response_done: false,
+            response_trailers: None,
+            local_body: Chunk::from_static(b""),
+            tunnel: false,
+            route_timeout: None,
+            route_deadline: Instant::FAR,
+            idle_timeout: hcm.stream_idle_timeout,
+            idle_deadline: after(hcm.stream_idle_timeout),
+            request_deadline: after(hcm.request_timeout),
+            duration_deadline: after(hcm.max_stream_duration),
+            random: 0,
+            picked: None,
+            entry: None,
+            fate: Fate::KeepAlive,
+            finished: false,
+        }
+    }
+
+    /// Stands for a request whose head could not be read.
+    fn unread(conn: &'c Conn) -> Stream<'c> {
+        let head = RequestHead::unread();
+        let none = DecodedRequest {
+            head,
+            framing: Framing::None,
+            keep_alive: false,
+            expect_continue: false,
+            upgrade: false,
+        };
+        let mut stream = Stream::new(conn, none);
+        stream.fate = Fate::CloseDelayed;
+        stream
+    }
+
+    /// Sends a reply of our own, and accounts.
+    async fn answer(&mut self, reply: Reply) {
+        self.reply(reply);
+        let cut = self.pump().await;
+        self.finish(cut);
+    }
+
+    /// From the head to the last byte. `Some`: it broke off.
+    async fn serve(&mut self) -> Option<Cut> {
+        let expects = self.request.fields.get(crate::http::message::HeaderId::Expect).is_some();
+        if let Err(reply) = self.admit() {
+            self.reply(reply);
+            return self.pump().await;
+        }
+        if expects {
+            self.send_continue();
+        }
+        self.decode_available();
+        let twin = &self.conn.twin;
+        let picked = self.pick_route();
+        self.info.stamps.routed = Some(self.conn.cx.rt.now());
+        match picked {
+            Err(reply) => self.reply(reply),
+            Ok(picked) => {
+                self.picked = Some(picked);
+                match &picked.route.action {
+                    Action::Direct(direct) => {
+                        twin.http.inc(Http::RqDirectResponse);
+                        self.reply(Reply::direct(direct));
+                    }
+                    Action::Redirect(redirect) => {
+                        twin.http.inc(Http::RqRedirect);
+                        self.redirect(redirect, picked);
+                    }
+                    Action::Forward(forward) => return self.forward(forward, picked).await,
+                }
+            }
+        }
+        self.pump().await
+    }
+
+    /// Sends the request to an endpoint of its cluster and the response back.
+    async fn forward(&mut self, forward: &'c Forward, picked: Picked<'c>) -> Option<Cut> {
+        let (cluster, host) = match self.choose(forward, picked) {
+            Ok(chosen) => chosen,
+            Err(reply) => {
+                self.reply(reply);
+                return self.pump().await;
+            }
+        };
+        let priority = forward.priority as usize;
+        let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
+        if !breaker.allows(bounds, Limit::Requests) {
+            cluster.stats.inc(ClusterStat::UpstreamRqPendingOverflow);
+            self.pool_failed(&cluster, &host, PoolError::Overflow);
+            return self.pump().await;
+        }
+        let taken = match pool::try_take(&host) {
+            Some(conn) => Ok(conn),
+            None => match self.wait_for_connection(&cluster, &host, priority).await {
+                Ok(taken) => taken,
+                Err(cut) => return cut,
+            },
+        };
+        let conn = match taken {
+            Ok(conn) => conn,
+            Err(error) => {
+                self.pool_failed(&cluster, &host, error);
+                return self.pump().await;
+            }
+        };
+        let held = Held::new(&cluster, &host, priority);
+        self.send_head(conn, cluster);
+        let cut = self.pump().await;
+        drop(held);
+        cut
+    }
+
+    /// Waits for a connection, for the client's patience, and for the deadlines. `Err`: the stream has ended, and how.
+    async fn wait_for_connection(
+        &mut self,
+        cluster: &Rc<ClusterTwin>,
+        host: &Rc<Host>,
+        priority: usize,
+    ) -> Result<Result<UpstreamConn, PoolError>, Option<Cut>> {
+        enum Waited {
+            Taken(Result<UpstreamConn, PoolError>),
+            Gone,
+            Deadline,
+        }
+        let conn = self.conn;
+        let rt = &conn.cx.rt;
+        let waited = {
+            let mut take = pin!(pool::take(rt, cluster, host, priority));
+            let deadline = self.deadline();
+            poll_fn(|context| {
+                if let Poll::Ready(taken) = take.as_mut().poll(context) {
+                    return Poll::Ready(Waited::Taken(taken));
+                }
+                if conn.poll_gone().is_ready() {
+                    return Poll::Ready(Waited::Gone);
+                }
+                let mut sleep = conn.sleep.borrow_mut();
+                sleep.reset(deadline);
+                sleep.poll_due().map(|()| Waited::Deadline)
+            })
+            .await
+        };
+        match waited {
+            Waited::Taken(taken) => Ok(taken),
+            Waited::Gone => Err(Some(Cut::Downstream)),
+            Waited::Deadline => {
+                let cut = self.timed_out();
+                if cut.is_some() {
+                    return Err(cut);
+                }
+                Err(self.pump().await)
+            }
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        let request = if self.request_done { Instant::FAR } else { self.request_deadline };
+        self.route_deadline.min(self.idle_deadline).min(request).min(self.duration_deadline)
+    }
+
+    /// Drives both directions until the exchange is over. `Some`: it broke off.
+    async fn pump(&mut self) -> Option<Cut> {
+        self.flush_down();
+        while !self.is_over() {
+            let event = poll_fn(|_| self.poll_event()).await;
+            if let Err(cut) = self.handle(event) {
+                return Some(cut);
+            }
+        }
+        None
+    }
+
+    fn is_over(&self) -> bool {
+        self.response_done && self.to_down.is_empty() && !self.down_busy
+    }
+
+    fn poll_event(&mut self) -> Poll<Event> {
+        let conn = self.conn;
+        if let Some(up) = &mut self.up {
+            if !self.response_done
+                && self.to_down.bytes() < limits::PUMP_BYTES
+                && let Poll::Ready(result) = up.conn.socket.poll_recv()
+            {
+                return Poll::Ready(Event::Up(result));
+            }
+            let waits = !self.to_up.is_empty();
+            if up.busy
+                && waits
+                && let Poll::Ready(result) = up.conn.socket.poll_sent()
+            {
+                return Poll::Ready(Event::UpSent(result));
+            }
+        }
+        if self.down_busy
+            && let Poll::Ready(result) = conn.socket.poll_sent()
+        {
+            return Poll::Ready(Event::DownSent(result));
+        }
+        if !self.request_done && self.up.is_some() {
+            if self.to_up.bytes() < limits::PUMP_BYTES
+                && let Poll::Ready(bytes) = conn.poll_bytes()
+            {
+                return Poll::Ready(bytes.map_or(Event::Gone, Event::Down));
+            }
+        } else if conn.poll_gone().is_ready() {
+            return Poll::Ready(Event::Gone);
+        }
+        let mut sleep = conn.sleep.borrow_mut();
+        sleep.reset(self.deadline());
+        sleep.poll_due().map(|()| Event::Deadline)
+    }
+
+    fn handle(&mut self, event: Event) -> Result<(), Cut> {
+        if let Some(timeout) = self.idle_timeout {
+            self.idle_deadline = self.conn.cx.rt.now() + timeout;
+        }
+        match event {
+            Event::Up(Ok(Some(chunk))) => self.on_up_bytes(chunk),
+            Event::Up(end) => self.on_up_end(end.err()),
+            Event::UpSent(result) => {
+                if let Some(up) = &mut self.up {
+                    up.busy = false;
+                }
+                match result {
+                    Ok(()) => self.flush_up(),
+                    // The receive side tells why; what it still has to say comes first.
+                    Err(_) => self.to_up = Chunks::new(),
+                }
+                Ok(())
+            }
+            Event::Down(chunk) => {
+                self.on_down_bytes(chunk);
+                self.flush_up();
+                Ok(())
+            }
+            Event::DownSent(result) => {
+                self.down_busy = false;
+                result.map_err(|_| Cut::Downstream)?;
+                self.flush_down();
+                Ok(())
+            }
+            Event::Gone if self.tunnel => {
+                // The client has finished: what it sent goes out, and the tunnel ends.
+                self.response_done = true;
+                self.fate = Fate::Close;
+                Ok(())
+            }
+            Event::Gone => Err(Cut::Downstream),
+            Event::Deadline => self.timed_out().map_or(Ok(()), Err),
+        }
+    }
+
+    /// Gives what waits to the kernel, if it is ready for more.
+    fn flush_up(&mut self) {
+        let Some(up) = &mut self.up else { return };
+        if up.busy && up.conn.socket.poll_sent().is_ready() {
+            up.busy = false;
+        }
+        if !up.busy && !self.to_up.is_empty() {
+            let chunks = std::mem::take(&mut self.to_up);
+            up.cluster.stats.add(ClusterStat::UpstreamCxTxBytesTotal, chunks.bytes() as u64);
+            self.info.upstream_wire_sent += chunks.bytes() as u64;
+            up.busy = true;
+            up.conn.socket.start_send(chunks);
+        }
+        if self.request_done && self.to_up.is_empty() && self.info.stamps.upstream_sent.is_none() {
+            self.info.stamps.upstream_sent = Some(self.conn.cx.rt.now());
+        }
+    }
+
+    fn flush_down(&mut self) {
+        if self.down_busy || self.to_down.is_empty() {
+            return;
+        }
+        let chunks = std::mem::take(&mut self.to_down);
+        self.conn.twin.http.add(Http::DownstreamCxTxBytesTotal, chunks.bytes() as u64);
+        self.info.downstream_wire_sent += chunks.bytes() as u64;
+        self.down_busy = true;
+        self.conn.socket.start_send(chunks);
+    }
+
+    /// A time limit has passed: a reply where none has begun, else the stream breaks off.
+    fn timed_out(&mut self) -> Option<Cut> {
+        let now = self.conn.cx.rt.now();
+        let http = &self.conn.twin.http;
+        let mut reply = if self.route_deadline <= now {
+            self.info.flags.add(Flags::UPSTREAM_REQUEST_TIMEOUT);
+            if let Some(up) = &self.up {
+                up.cluster.stats.inc(ClusterStat::UpstreamRqTimeout);
+                bump(&up.conn.host.shared.stats.rq_timeout);
+            }
+            Reply::text(504, b"upstream request timeout", "response_timeout")
+        } else if !self.request_done && self.request_deadline <= now {
+            http.inc(Http::DownstreamRqTimeout);
+            Reply::text(408, b"request timeout", "request_overall_timeout")
+        } else if self.duration_deadline <= now {
+            http.inc(Http::DownstreamRqMaxDurationReached);
+            self.info.flags.add(Flags::DURATION_TIMEOUT);
+            let status = if self.request_done { 504 } else { 408 };
+            Reply::text(status, b"downstream duration timeout", "max_duration_timeout")
+        } else if self.idle_deadline <= now {
+            http.inc(Http::DownstreamRqIdleTimeout);
+            self.info.flags.add(Flags::STREAM_IDLE_TIMEOUT);
+            let status = if self.request_done { 504 } else { 408 };
+            Reply::text(status, b"stream timeout", "stream_idle_timeout")
+        } else {
+            return None;
+        };
+        let details = reply.details.clone();
+        if self.response.is_some() {
+            self.info.details = Some(details);
+            self.fate = Fate::Close;
+            return Some(Cut::Upstream("timeout"));
+        }
+        self.drop_upstream(false);
+        reply.flags = self.info.flags;
+        self.route_deadline = Instant::FAR;
+        self.request_deadline = Instant::FAR;
+        self.duration_deadline = Instant::FAR;
+        self.reply(reply);
+        self.flush_down();
+        None
+    }
+
+    /// Takes the body bytes that came with the head, so that a request without more is known to be whole.
+    fn decode_available(&mut self) {
+        if self.request_framing == Framing::None && !self.upgrade {
+            self.request_ended();
+        }
+    }
+
+    fn request_ended(&mut self) {
+        if self.request_done {
+            return;
+        }
+        self.request_done = true;
+        let now = self.conn.cx.rt.now();
+        self.info.stamps.request_last = Some(now);
+        if let Some(timeout) = self.route_timeout {
+            self.route_deadline = now + timeout;
+        }
+    }
+
+    /// Body bytes of the client, framed for upstream.
+    fn on_down_bytes(&mut self, mut chunk: Chunk) {
+        if self.tunnel {
+            self.info.bytes_received += chunk.len() as u64;
+            self.to_up.push(chunk);
+            return;
+        }
+        loop {
+            match self.body.decode(&mut chunk) {
+                Ok(BodyEvent::NeedMore) => return,
+                Ok(BodyEvent::Data(data)) => {
+                    self.info.bytes_received += data.len() as u64;
+                    response::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
+                    if self.body.remaining() == Some(0) && self.request_framing != Framing::Chunked {
+                        self.conn.unread(chunk);
+                        self.request_ended();
+                        return;
+                    }
+                }
+                Ok(BodyEvent::End(trailers)) => {
+                    if self.request_framing == Framing::Chunked {
+                        let keep = self.conn.twin.hcm.http1.enable_trailers;
+                        let trailers = trailers.filter(|_| keep);
+                        response::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
+                    }
+                    self.conn.unread(chunk);
+                    self.request_ended();
+                    return;
+                }
+                Err(_) => {
+                    self.body_refused();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The client's body breaks its framing.
+    fn body_refused(&mut self) {
+        self.conn.twin.http.inc(Http::DownstreamCxProtocolError);
+        self.info.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
+        self.drop_upstream(false);
+        self.fate = Fate::CloseDelayed;
+        if self.response.is_some() {
+            self.response_done = true;
+            self.to_down = Chunks::new();
+            self.info.details = Some(Cow::Borrowed("http1.codec_error"));
+            return;
+        }
+        let mut reply = Reply::text(400, b"Bad Request", "http1.codec_error");
+        reply.flags = self.info.flags;
+        self.reply(reply);
+        self.flush_down();
+    }
+
+    /// Ends the upstream side without keeping its connection.
+    fn drop_upstream(&mut self, by_peer: bool) {
+        if let Some(up) = self.up.take()
+            && by_peer
+        {
+            up.conn.ended_by_peer();
+        }
+        self.to_up = Chunks::new();
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.finish(Some(Cut::Downstream));
+        }
+    }
+}

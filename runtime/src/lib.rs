@@ -281,6 +281,11 @@ impl Rt {
         self.0.tasks.abort(task);
     }
 
+    /// Ends every task but the current one, where it waits.
+    pub fn clear_other_tasks(&self) {
+        self.0.tasks.clear();
+    }
+
     pub fn current_task(&self) -> TaskId {
         self.0.tasks.current()
     }

@@ -55,6 +55,11 @@ impl Table<'_> {
         }
     }
 
+    /// Whether an extension of this type may stand in a configuration.
+    pub fn knows(&self, message: &str) -> bool {
+        self.0.contains_key(message)
+    }
+
     /// Messages of the table, for the test that holds it against the descriptors.
     pub fn messages(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
         self.0.iter().map(|(m, e)| (*m, e.implemented.iter().chain(&e.harmless).copied()))
@@ -85,11 +90,14 @@ impl Walk<'_> {
             return;
         }
         for (field, value) in message.fields() {
-            let here = if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
+            let here =
+                if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
             match self.table.class(name, field.name()) {
                 Class::Implemented => self.value(value, &here),
                 Class::Harmless => {}
-                Class::Refused => self.refused.push(format!("{here}: {name}.{} is not implemented yet", field.name())),
+                Class::Refused => {
+                    self.refused.push(format!("{here}: {name}.{} is not implemented yet", field.name()))
+                }
             }
         }
     }
@@ -113,9 +121,15 @@ impl Walk<'_> {
 
     fn any(&mut self, any: &DynamicMessage, path: &str) {
         let field = |name: &str| any.get_field_by_name(name).map(|v| v.into_owned());
-        let (Some(Value::String(url)), Some(Value::Bytes(bytes))) = (field("type_url"), field("value")) else { return };
+        let (Some(Value::String(url)), Some(Value::Bytes(bytes))) = (field("type_url"), field("value"))
+        else {
+            return;
+        };
         let name = url.rsplit('/').next().unwrap_or(&url);
         match self.pool.get_message_by_name(name).map(|desc| DynamicMessage::decode(desc, bytes)) {
+            Some(Ok(_)) if !self.table.knows(name) => {
+                self.refused.push(format!("{path}: {name} is not implemented yet"));
+            }
             Some(Ok(message)) => self.message(&message, path),
             Some(Err(error)) => self.refused.push(format!("{path}: a {name} that does not decode: {error}")),
             None => self.refused.push(format!("{path}: unknown extension type {url}")),

@@ -3,42 +3,34 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::access_log::AccessLog;
-use crate::config::cluster::HeaderCase;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3 as router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+
+use crate::config::access_log::{self, AccessLog};
+use crate::config::cluster::IDLE_TIMEOUT;
+use crate::config::rejection::{At, Fault};
+use crate::config::route::{self, Lookup};
+use crate::config::values;
+use crate::filters::{self, FilterConfig};
+use crate::http::edge::{Cidr, EdgePolicy, ServerHeader};
 use crate::route::table::{RouteTable, Upgrade};
 
 /// A compiled HTTP connection manager.
 #[derive(Debug)]
 pub struct Hcm {
     pub stat_prefix: Arc<str>,
-    pub codec: CodecType,
     pub routes: Arc<RouteTable>,
-    pub filters: Arc<[HttpFilter]>,
+    /// The chain, without the router: that is the end of every chain.
+    pub filters: Arc<[FilterConfig]>,
     pub router: RouterOptions,
     pub access_logs: Vec<AccessLog>,
-    /// Log running streams that often.
-    pub access_log_interval: Option<Duration>,
-    pub access_log_on_new_request: bool,
 
     pub server_name: Arc<[u8]>,
     pub server_header: ServerHeader,
-    /// Overrides `x-forwarded-proto` and the scheme.
-    pub scheme_overwrite: Option<Scheme>,
-    pub scheme_match_upstream: bool,
-    pub via: Arc<[u8]>,
-    pub add_user_agent: bool,
+    pub edge: EdgePolicy,
     pub proxy_100_continue: bool,
-
-    pub use_remote_address: bool,
-    pub xff_num_trusted_hops: u32,
-    pub skip_xff_append: bool,
-    pub append_x_forwarded_port: bool,
-    pub ipv4_as_mapped_ipv6: bool,
-    pub internal: InternalAddresses,
-    pub generate_request_id: bool,
-    pub preserve_external_request_id: bool,
     pub always_set_request_id_in_response: bool,
-    pub forward_client_cert: ForwardClientCert,
 
     /// `None`: no bound.
     pub request_timeout: Option<Duration>,
@@ -48,7 +40,6 @@ pub struct Hcm {
     /// Of a connection without a stream; 1 hour by default.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
-    pub safe_max_connection_duration: bool,
     pub max_stream_duration: Option<Duration>,
     /// 0: no bound.
     pub max_requests_per_connection: u32,
@@ -59,82 +50,8 @@ pub struct Hcm {
 
     pub max_request_headers_kb: u32,
     pub max_headers_count: u32,
-    pub underscores: Underscores,
-    /// Close the connection upon a malformed message, rather than answer and go on. `true` by default for h1.
-    pub stream_error_on_invalid_message: bool,
-
-    pub normalize_path: bool,
-    pub merge_slashes: bool,
-    pub escaped_slashes: EscapedSlashes,
-    pub strip_port: StripPort,
-    pub strip_trailing_host_dot: bool,
-
     pub http1: Http1Options,
     pub upgrades: Vec<Upgrade>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CodecType {
-    Auto,
-    Http1,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerHeader {
-    Overwrite,
-    AppendIfAbsent,
-    PassThrough,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForwardClientCert {
-    Sanitize,
-    ForwardOnly,
-    AppendForward,
-    SanitizeSet,
-    AlwaysForwardOnly,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Underscores {
-    Allow,
-    RejectRequest,
-    DropHeader,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EscapedSlashes {
-    KeepUnchanged,
-    RejectRequest,
-    UnescapeAndRedirect,
-    UnescapeAndForward,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StripPort {
-    Keep,
-    /// Only when it is the listener's.
-    Matching,
-    Any,
-}
-
-/// Which addresses count as internal. Without ranges: private addresses, as Envoy's default.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct InternalAddresses {
-    pub unix_sockets: bool,
-    pub ranges: Option<Box<[Cidr]>>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cidr {
-    pub address: std::net::IpAddr,
-    pub length: u8,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,25 +62,223 @@ pub struct Http1Options {
     pub allow_absolute_url: bool,
     pub enable_trailers: bool,
     pub allow_chunked_length: bool,
-    pub header_case: HeaderCase,
-    /// An error of one message does not close the connection.
-    pub stream_error_on_invalid_message: bool,
-}
-
-/// One entry of `http_filters`, the router excluded: it is the end of every chain.
-#[derive(Debug, Clone)]
-pub struct HttpFilter {
-    pub name: Arc<str>,
-    pub disabled: bool,
-    pub type_url: Arc<str>,
-    /// The filter's own message, for its `compile`.
-    pub bytes: Arc<[u8]>,
 }
 
 /// The router's options that change its visible behaviour.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouterOptions {
     pub suppress_envoy_headers: bool,
-    pub respect_expected_rq_timeout: bool,
-    pub dynamic_stats: bool,
+}
+
+const MESSAGE: &str = "HttpConnectionManager";
+const ENUM: &str = "value must be one of the defined enum values";
+const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+const REQUEST_HEADERS_KB: u32 = 60;
+const HEADERS_COUNT: u32 = 100;
+
+/// Compiles a connection manager. `at` is the field that holds it.
+pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<'_>) -> Result<Hcm, Fault> {
+    use hcm::http_connection_manager::RouteSpecifier;
+    if config.stat_prefix.is_empty() {
+        return Err(at.field(MESSAGE, "stat_prefix").violates("value length must be at least 1 characters"));
+    }
+    match config.codec_type {
+        0 | 1 => {}
+        2 | 3 => return Err(at.field(MESSAGE, "codec_type").not_implemented()),
+        _ => return Err(at.field(MESSAGE, "codec_type").violates(ENUM)),
+    }
+    let routes = match &config.route_specifier {
+        Some(RouteSpecifier::RouteConfig(table)) => {
+            route::table(table, lookup, &at.field(MESSAGE, "route_config"))?
+        }
+        Some(RouteSpecifier::Rds(_)) => return Err(at.field(MESSAGE, "rds").not_implemented()),
+        Some(RouteSpecifier::ScopedRoutes(_)) => {
+            return Err(at.field(MESSAGE, "scoped_routes").not_implemented());
+        }
+        None => return Err(at.lacks("route_specifier")),
+    };
+    let common = config.common_http_protocol_options.clone().unwrap_or_default();
+    let common_at = at.field(MESSAGE, "common_http_protocol_options");
+    let timeout =
+        |value: Option<&_>, default, field| values::timeout(value, default, &at.field(MESSAGE, field));
+    let (chain, router) = chain(config, at)?;
+    filters::check_overrides(&chain, &routes, at)?;
+    Ok(Hcm {
+        stat_prefix: Arc::from(config.stat_prefix.as_str()),
+        routes: Arc::new(routes),
+        filters: chain.into(),
+        router,
+        access_logs: access_log::list(&config.access_log, lookup.runtime, MESSAGE, at)?,
+        server_name: if config.server_name.is_empty() {
+            Arc::from(&b"envoy"[..])
+        } else {
+            Arc::from(config.server_name.as_bytes())
+        },
+        server_header: match config.server_header_transformation {
+            0 => ServerHeader::Overwrite,
+            1 => ServerHeader::AppendIfAbsent,
+            2 => ServerHeader::PassThrough,
+            _ => return Err(at.field(MESSAGE, "server_header_transformation").violates(ENUM)),
+        },
+        edge: edge(config, at)?,
+        proxy_100_continue: config.proxy_100_continue,
+        always_set_request_id_in_response: config.always_set_request_id_in_response,
+        request_timeout: timeout(config.request_timeout.as_ref(), None, "request_timeout")?,
+        request_headers_timeout: timeout(
+            config.request_headers_timeout.as_ref(),
+            None,
+            "request_headers_timeout",
+        )?,
+        stream_idle_timeout: timeout(
+            config.stream_idle_timeout.as_ref(),
+            Some(STREAM_IDLE_TIMEOUT),
+            "stream_idle_timeout",
+        )?,
+        idle_timeout: values::timeout(common.idle_timeout.as_ref(), Some(IDLE_TIMEOUT), &common_at)?,
+        max_connection_duration: values::timeout(common.max_connection_duration.as_ref(), None, &common_at)?,
+        max_stream_duration: values::timeout(common.max_stream_duration.as_ref(), None, &common_at)?,
+        max_requests_per_connection: common.max_requests_per_connection.map_or(0, |v| v.value),
+        drain_timeout: values::duration_or(
+            config.drain_timeout.as_ref(),
+            DRAIN_TIMEOUT,
+            &at.field(MESSAGE, "drain_timeout"),
+        )?,
+        delayed_close_timeout: values::duration_or(
+            config.delayed_close_timeout.as_ref(),
+            DELAYED_CLOSE_TIMEOUT,
+            &at.field(MESSAGE, "delayed_close_timeout"),
+        )?,
+        max_request_headers_kb: headers_kb(config, at)?,
+        max_headers_count: match common.max_headers_count {
+            Some(count) if count.value == 0 => {
+                let here = common_at.field("HttpProtocolOptions", "max_headers_count");
+                return Err(here.violates("value must be greater than or equal to 1"));
+            }
+            count => count.map_or(HEADERS_COUNT, |c| c.value),
+        },
+        http1: http1(config.http_protocol_options.as_ref()),
+        upgrades: upgrades(config, at)?,
+    })
+}
+
+fn headers_kb(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<u32, Fault> {
+    let Some(value) = &config.max_request_headers_kb else { return Ok(REQUEST_HEADERS_KB) };
+    let here = at.field(MESSAGE, "max_request_headers_kb");
+    if value.value == 0 {
+        return Err(here.violates("value must be inside range (0, 8192]"));
+    }
+    if value.value > 8192 {
+        return Err(here.violates("value must be inside range (0, 8192]"));
+    }
+    Ok(value.value)
+}
+
+fn http1(config: Option<&core::Http1ProtocolOptions>) -> Http1Options {
+    let config = config.cloned().unwrap_or_default();
+    Http1Options {
+        accept_http_10: config.accept_http_10,
+        default_host: Arc::from(config.default_host_for_http_10.as_bytes()),
+        allow_absolute_url: config.allow_absolute_url.is_none_or(|v| v.value),
+        enable_trailers: config.enable_trailers,
+        allow_chunked_length: config.allow_chunked_length,
+    }
+}
+
+fn edge(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<EdgePolicy, Fault> {
+    let mut internal = Vec::new();
+    let own = config.internal_address_config.clone().unwrap_or_default();
+    let here = at.field(MESSAGE, "internal_address_config");
+    for (i, range) in own.cidr_ranges.iter().enumerate() {
+        let item = here.item("InternalAddressConfig", "cidr_ranges", i);
+        let address = range
+            .address_prefix
+            .parse()
+            .map_err(|_| item.refuse(format!("malformed IP address: {}", range.address_prefix)))?;
+        let longest = if matches!(address, std::net::IpAddr::V4(_)) { 32 } else { 128 };
+        let length = range.prefix_len.map_or(0, |l| l.value);
+        if length > longest {
+            return Err(item.refuse(format!("prefix_len {length} is above {longest}")));
+        }
+        internal.push(Cidr { address, prefix: u8::try_from(length).expect("at most 128") });
+    }
+    Ok(EdgePolicy {
+        use_remote_address: config.use_remote_address.is_some_and(|v| v.value),
+        trusted_hops: config.xff_num_trusted_hops,
+        skip_xff_append: config.skip_xff_append,
+        generate_request_id: config.generate_request_id.is_none_or(|v| v.value),
+        preserve_external_request_id: config.preserve_external_request_id,
+        internal: internal.into(),
+        unix_is_internal: own.unix_sockets,
+        via: config.via.as_bytes().into(),
+    })
+}
+
+fn upgrades(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<Vec<Upgrade>, Fault> {
+    let mut list: Vec<Upgrade> = Vec::new();
+    for (i, one) in config.upgrade_configs.iter().enumerate() {
+        let here = at.item(MESSAGE, "upgrade_configs", i);
+        let protocol: Box<[u8]> = one.upgrade_type.to_ascii_lowercase().as_bytes().into();
+        if list.iter().any(|u| u.protocol == protocol) {
+            return Err(here.refuse(format!(
+                "Error: multiple upgrade configs with the same name: '{}'",
+                one.upgrade_type
+            )));
+        }
+        if &*protocol == b"connect" {
+            return Err(here.not_implemented());
+        }
+        list.push(Upgrade { protocol, enabled: one.enabled.is_none_or(|e| e.value) });
+    }
+    Ok(list)
+}
+
+const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
+
+/// The filters before the router, and the router's options. //= envoy: the router is the last filter
+fn chain(
+    config: &hcm::HttpConnectionManager,
+    at: &At<'_>,
+) -> Result<(Vec<FilterConfig>, RouterOptions), Fault> {
+    use hcm::http_filter::ConfigType;
+    let mut chain = Vec::new();
+    let mut router = None;
+    let last = config.http_filters.len().wrapping_sub(1);
+    for (i, filter) in config.http_filters.iter().enumerate() {
+        let here = at.item(MESSAGE, "http_filters", i);
+        if filter.name.is_empty() {
+            let name = here.field("HttpFilter", "name");
+            return Err(name.violates("value length must be at least 1 characters"));
+        }
+        let inner = here.field("HttpFilter", "typed_config").unpacked();
+        let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            return Err(here.refuse(format!(
+                "Didn't find a registered implementation for '{}' with type URL: ''",
+                filter.name
+            )));
+        };
+        if values::type_name(any) == ROUTER {
+            if i != last {
+                return Err(here.refuse(format!(
+                    "Error: terminal filter named {0} of type {0} must be the last filter in a http filter chain.",
+                    filter.name
+                )));
+            }
+            let own: router::Router = values::unpack(any, &inner)?;
+            router = Some(RouterOptions { suppress_envoy_headers: own.suppress_envoy_headers });
+        } else {
+            if i == last {
+                return Err(here.refuse(format!(
+                    "Error: non-terminal filter named {0} of type {0} is the last filter in a http filter chain.",
+                    filter.name
+                )));
+            }
+            chain.push(filters::compile(filter, any, &inner)?);
+        }
+    }
+    match router {
+        Some(router) => Ok((chain, router)),
+        None => Err(at.refuse("no http filter is configured: the chain must end with the router")),
+    }
 }

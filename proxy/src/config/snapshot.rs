@@ -8,9 +8,15 @@ use std::time::Duration;
 
 use selvedge_runtime::SocketAddress;
 
-use crate::config::cluster::Cluster;
-use crate::config::listener::{AccessLog, Listener};
+use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
+
+use crate::config::access_log::{self, AccessLog};
+use crate::config::cluster::{self, Cluster};
+use crate::config::listener::{self, Listener};
+use crate::config::rejection::{At, Fault, Rejection};
+use crate::config::route::Lookup;
 use crate::config::runtime_values::RuntimeValues;
+use crate::config::values;
 
 pub use crate::route::table::ClusterId;
 
@@ -24,17 +30,6 @@ pub struct Snapshot {
     pub admin: Option<AdminConfig>,
     pub runtime: Arc<RuntimeValues>,
     pub stats_flush_interval: Duration,
-    /// Every static resource as it was read, for `/config_dump`.
-    pub resources: Vec<Resource>,
-}
-
-/// The bytes of one static resource.
-#[derive(Debug, Clone)]
-pub struct Resource {
-    pub kind: ResourceKind,
-    pub name: Arc<str>,
-    pub type_url: &'static str,
-    pub bytes: Arc<[u8]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +54,83 @@ pub struct Node {
 pub struct AdminConfig {
     pub address: SocketAddress,
     pub access_logs: Vec<AccessLog>,
-    pub ignore_global_conn_limit: bool,
+}
+
+const BOOTSTRAP: &str = "Bootstrap";
+/// envoy: stats_flush_interval
+const STATS_FLUSH: Duration = Duration::from_secs(5);
+
+/// Compiles a whole bootstrap. Every resource that is wrong is named, clusters first.
+pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Vec<Rejection>> {
+    let root = At::resource();
+    let fail = |fault: Fault| vec![fault.of(ResourceKind::Bootstrap, "")];
+    let runtime =
+        RuntimeValues::compile(config.layered_runtime.as_ref(), &root.field(BOOTSTRAP, "layered_runtime"))
+            .map_err(fail)?;
+    let resources = config.static_resources.clone().unwrap_or_default();
+    let here = root.field(BOOTSTRAP, "static_resources");
+    let mut rejections = Vec::new();
+    let names = ClusterNames::new(resources.clusters.iter().map(|c| Arc::from(c.name.as_str())));
+    let mut clusters = Vec::new();
+    for (i, one) in resources.clusters.iter().enumerate() {
+        let at = here.item("StaticResources", "clusters", i);
+        if names.find(one.name.as_bytes()) != Some(ClusterId::new(i)) && !one.name.is_empty() {
+            let reason = format!("cluster manager: duplicate cluster '{}'", one.name);
+            rejections.push(at.refuse(reason).of(ResourceKind::Cluster, &one.name));
+            continue;
+        }
+        match cluster::compile(one, ClusterId::new(i), &runtime, &at) {
+            Ok(cluster) => clusters.push(Arc::new(cluster)),
+            Err(fault) => rejections.push(fault.of(ResourceKind::Cluster, &one.name)),
+        }
+    }
+    let lookup = Lookup::new(&names, &runtime);
+    let mut listeners: Vec<Arc<Listener>> = Vec::new();
+    for (i, one) in resources.listeners.iter().enumerate() {
+        let at = here.item("StaticResources", "listeners", i);
+        match listener::compile(one, i, lookup, &at) {
+            Ok(found) if listeners.iter().any(|l| l.name == found.name) => {
+                let reason = format!("error adding listener: duplicate listener name '{}'", found.name);
+                rejections.push(at.refuse(reason).of(ResourceKind::Listener, &one.name));
+            }
+            Ok(found) => listeners.push(Arc::new(found)),
+            Err(fault) => rejections.push(fault.of(ResourceKind::Listener, &one.name)),
+        }
+    }
+    let admin = match admin(config, &runtime, &root.field(BOOTSTRAP, "admin")) {
+        Ok(admin) => admin,
+        Err(fault) => return Err(fail(fault)),
+    };
+    if !rejections.is_empty() {
+        return Err(rejections);
+    }
+    let interval_at = root.field(BOOTSTRAP, "stats_flush_interval");
+    let stats_flush_interval =
+        values::duration_or(config.stats_flush_interval.as_ref(), STATS_FLUSH, &interval_at).map_err(fail)?;
+    let runtime = Arc::new(runtime);
+    Ok(Snapshot {
+        epoch: 1,
+        listeners,
+        clusters: Clusters::new(clusters),
+        node,
+        admin,
+        runtime,
+        stats_flush_interval,
+    })
+}
+
+fn admin(
+    config: &bootstrap::Bootstrap,
+    runtime: &RuntimeValues,
+    at: &At<'_>,
+) -> Result<Option<AdminConfig>, Fault> {
+    let Some(admin) = &config.admin else { return Ok(None) };
+    let access_logs = access_log::list(&admin.access_log, runtime, "Admin", at)?;
+    let Some(address) = &admin.address else { return Ok(None) };
+    Ok(Some(AdminConfig {
+        address: values::known_place(address, &at.field("Admin", "address"))?,
+        access_logs,
+    }))
 }
 
 /// All clusters: by id, and by name for configuration and for `cluster_header`.

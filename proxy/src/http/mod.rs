@@ -4,8 +4,6 @@ pub mod edge;
 pub mod h1;
 pub mod header_id;
 pub mod hop_by_hop;
-pub mod local_reply;
 pub mod message;
-pub mod mutate;
 pub mod path;
 pub mod validate;

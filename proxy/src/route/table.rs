@@ -190,7 +190,7 @@ pub struct Redirect {
     pub status: u16,
     pub scheme: RedirectScheme,
     pub host: Option<Box<[u8]>>,
-    pub port: Option<u16>,
+    pub port: Option<u32>,
     pub path: RedirectPath,
     pub strip_query: bool,
 }

@@ -1,6 +1,8 @@
 //! Scopes, their blocks, and the registry that a scrape walks. Control and admin side; shards hold blocks only.
 #![allow(clippy::disallowed_types, reason = "control and admin threads; a shard takes its block once")]
 
+use std::any::Any;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -94,6 +96,7 @@ impl HistogramRow {
 }
 
 trait AnyScope: Send + Sync {
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
     fn rows(&self, out: &mut Vec<Row>);
     fn histograms(&self, out: &mut Vec<HistogramRow>);
     fn reset(&self);
@@ -166,6 +169,10 @@ fn metric_of(family: &str, stat: &str) -> (String, Option<(&'static str, String)
 }
 
 impl<T: Table> AnyScope for Scope<T> {
+    fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+
     fn rows(&self, out: &mut Vec<Row>) {
         let state = locked(&self.state);
         if state.blocks.is_empty() {
@@ -219,36 +226,52 @@ impl<T: Table> AnyScope for Scope<T> {
 /// All scopes of the process.
 #[derive(Default)]
 pub struct Registry {
-    scopes: Mutex<Vec<Arc<dyn AnyScope>>>,
+    scopes: Mutex<Scopes>,
+}
+
+#[derive(Default)]
+struct Scopes {
+    list: Vec<Arc<dyn AnyScope>>,
+    by_prefix: HashMap<String, Vec<usize>>,
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Registry({} scopes)", locked(&self.scopes).len())
+        write!(f, "Registry({} scopes)", locked(&self.scopes).list.len())
     }
 }
 
 impl Registry {
+    /// The scope of that name; there is one for each prefix and table.
     pub fn scope<T: Table>(&self, name: ScopeName) -> Arc<Scope<T>> {
+        let mut scopes = locked(&self.scopes);
+        let same = scopes.by_prefix.get(&name.prefix).into_iter().flatten();
+        let mut same = same.filter_map(|at| Arc::clone(&scopes.list[*at]).any().downcast::<Scope<T>>().ok());
+        if let Some(scope) = same.next() {
+            return scope;
+        }
+        drop(same);
+        let at = scopes.list.len();
+        scopes.by_prefix.entry(name.prefix.clone()).or_default().push(at);
         let state = Mutex::new(ScopeState { blocks: Vec::new(), baseline: Vec::new() });
         let scope = Arc::new(Scope { name, state });
-        locked(&self.scopes).push(Arc::clone(&scope) as Arc<dyn AnyScope>);
+        scopes.list.push(Arc::clone(&scope) as Arc<dyn AnyScope>);
         scope
     }
 
     pub fn rows(&self) -> Vec<Row> {
         let mut out = Vec::new();
-        locked(&self.scopes).iter().for_each(|s| s.rows(&mut out));
+        locked(&self.scopes).list.iter().for_each(|s| s.rows(&mut out));
         out
     }
 
     pub fn histograms(&self) -> Vec<HistogramRow> {
         let mut out = Vec::new();
-        locked(&self.scopes).iter().for_each(|s| s.histograms(&mut out));
+        locked(&self.scopes).list.iter().for_each(|s| s.histograms(&mut out));
         out
     }
 
     pub fn reset_counters(&self) {
-        locked(&self.scopes).iter().for_each(|s| s.reset());
+        locked(&self.scopes).list.iter().for_each(|s| s.reset());
     }
 }

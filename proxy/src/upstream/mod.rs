@@ -2,7 +2,6 @@
 
 pub mod breaker;
 pub mod cluster;
-pub mod connect;
 pub mod dns;
 pub mod lb;
 pub mod pool;

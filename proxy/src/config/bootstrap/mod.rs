@@ -56,11 +56,13 @@ const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 pub fn load(source: &Source) -> Result<Loaded, LoadError> {
     if source.path.is_empty() && source.yaml.is_empty() {
         return Err(LoadError(
-            "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty".to_owned(),
+            "At least one of --config-path or --config-yaml or Options::configProto() should be non-empty"
+                .to_owned(),
         ));
     }
     let pool = descriptors();
-    let mut message = DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
+    let mut message =
+        DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
     let unknown = if source.allow_unknown { Unknown::Skip } else { Unknown::Refuse };
     let shaper = Shaper { pool: &pool, unknown };
     if !source.path.is_empty() {
@@ -91,21 +93,31 @@ fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadErro
     let lower = path.to_ascii_lowercase();
     if lower.ends_with(".pb") {
         let message = DynamicMessage::decode(desc, &bytes[..]);
-        let message = message.map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: {e}")))?;
+        let message = message
+            .map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: {e}")))?;
         if shaper.unknown == Unknown::Refuse && message.unknown_fields().next().is_some() {
-            return Err(LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: it has unknown fields")));
+            return Err(LoadError(format!(
+                "Unable to parse file \"{path}\" as a binary protobuf: it has unknown fields"
+            )));
         }
         return Ok(message);
     }
     let text = String::from_utf8(bytes).map_err(|e| {
-        LoadError(format!("Unable to parse file \"{path}\": not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
+        LoadError(format!(
+            "Unable to parse file \"{path}\": not UTF-8 at byte {}",
+            e.utf8_error().valid_up_to()
+        ))
     })?;
     if lower.ends_with(".pb_text") {
         check_text_depth(&text).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
         return DynamicMessage::parse_text_format(desc, &text)
             .map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a text protobuf: {e}")));
     }
-    let node = if lower.ends_with(".yaml") || lower.ends_with(".yml") { tree::yaml(&text) } else { tree::json(&text) };
+    let node = if lower.ends_with(".yaml") || lower.ends_with(".yml") {
+        tree::yaml(&text)
+    } else {
+        tree::json(&text)
+    };
     let node = node.map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
     from_tree(&node, shaper).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))
 }
@@ -117,7 +129,11 @@ fn read(path: &str) -> Result<Vec<u8>, LoadError> {
         LoadError(format!("unable to read file: {path} ({})", reason.split(" (os").next().unwrap_or(&reason)))
     };
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(limits::CONFIG_BYTES + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    File::open(path)
+        .map_err(cannot)?
+        .take(limits::CONFIG_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(cannot)?;
     if bytes.len() as u64 > limits::CONFIG_BYTES {
         return Err(LoadError(format!("{path} is larger than {} bytes", limits::CONFIG_BYTES)));
     }

@@ -50,7 +50,9 @@ impl Shaper<'_> {
     pub fn message(&self, node: &Node, desc: &MessageDescriptor, path: &str) -> Result<Json, ShapeError> {
         match desc.full_name() {
             "google.protobuf.Any" => return self.any(node, path),
-            "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => return Ok(plain(node)),
+            "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
+                return Ok(plain(node));
+            }
             name if is_scalar_message(name) => return Ok(self.scalar_message(node, desc)),
             _ => {}
         }
@@ -98,7 +100,8 @@ impl Shaper<'_> {
             // envoy: a single value is taken for a list of one
             let single = std::slice::from_ref(node);
             let list = if let Value::List(list) = &node.value { list.as_slice() } else { single };
-            let items = list.iter().enumerate().map(|(n, item)| self.single(item, field, &format!("{path}[{n}]")));
+            let items =
+                list.iter().enumerate().map(|(n, item)| self.single(item, field, &format!("{path}[{n}]")));
             return items.collect::<Result<_, _>>().map(Json::Array);
         }
         self.single(node, field, path)
@@ -128,7 +131,9 @@ impl Shaper<'_> {
         let Some((_, type_node)) = entries.iter().find(|(k, _)| k == "@type") else {
             return fail(node, path, "an Any without @type");
         };
-        let Value::Text(url) = &type_node.value else { return fail(type_node, path, "@type must be a string") };
+        let Value::Text(url) = &type_node.value else {
+            return fail(type_node, path, "@type must be a string");
+        };
         let name = url.rsplit('/').next().unwrap_or(url);
         let Some(desc) = self.pool.get_message_by_name(name) else {
             return fail(type_node, path, format!("unknown type {url}"));
@@ -143,7 +148,9 @@ impl Shaper<'_> {
             }
             _ => self.message(&Node { value: Value::Map(rest), at: node.at }, &desc, path)?,
         };
-        let Json::Object(mut body) = body else { return fail(node, path, "an Any of a scalar needs 'value'") };
+        let Json::Object(mut body) = body else {
+            return fail(node, path, "an Any of a scalar needs 'value'");
+        };
         body.insert("@type".to_owned(), Json::String(url.clone()));
         Ok(Json::Object(body))
     }
@@ -209,9 +216,10 @@ fn plain(node: &Node) -> Json {
     match &node.value {
         Value::Null => Json::Null,
         Value::Bool(b) => Json::Bool(*b),
-        Value::Int(n) => {
-            i64::try_from(*n).map(Json::from).or_else(|_| u64::try_from(*n).map(Json::from)).unwrap_or(Json::String(n.to_string()))
-        }
+        Value::Int(n) => i64::try_from(*n)
+            .map(Json::from)
+            .or_else(|_| u64::try_from(*n).map(Json::from))
+            .unwrap_or(Json::String(n.to_string())),
         Value::Float(n) => serde_json::Number::from_f64(*n).map_or(Json::Null, Json::Number),
         Value::Text(t) => Json::String(t.clone()),
         Value::List(l) => Json::Array(l.iter().map(plain).collect()),
@@ -258,7 +266,9 @@ pub fn locate<'a>(mut node: &'a Node, path: &str) -> &'a Node {
     for part in path.split(['.', '[']) {
         let part = part.trim_end_matches(']');
         let next = match &node.value {
-            Value::Map(entries) => entries.iter().find(|(k, _)| super::snake(k) == part || k == part).map(|(_, n)| n),
+            Value::Map(entries) => {
+                entries.iter().find(|(k, _)| super::snake(k) == part || k == part).map(|(_, n)| n)
+            }
             Value::List(list) => part.parse::<usize>().ok().and_then(|n| list.get(n)),
             _ => None,
         };

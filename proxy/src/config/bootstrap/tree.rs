@@ -83,7 +83,10 @@ pub fn yaml(text: &str) -> Result<Node, TreeError> {
         }
         builder.take(event, at)?;
         if builder.values > budget {
-            return fail(at, format!("the document expands to more than {budget} values through its aliases"));
+            return fail(
+                at,
+                format!("the document expands to more than {budget} values through its aliases"),
+            );
         }
     }
     Ok(builder.root.unwrap_or(Node { value: Value::Null, at: Position { line: 1, column: 1 } }))
@@ -105,7 +108,8 @@ impl Builder {
     fn take(&mut self, event: Event<'_>, at: Position) -> Result<(), TreeError> {
         match event {
             Event::Scalar(text, style, anchor, _tag) => {
-                let value = if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) };
+                let value =
+                    if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) };
                 self.finish(Node { value, at }, anchor, 1)
             }
             Event::SequenceStart(anchor, _) => self.open(Value::List(Vec::new()), at, anchor),
@@ -206,7 +210,9 @@ fn merge(map: &mut Vec<(String, Node)>, node: Node) -> Result<(), TreeError> {
 fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
         "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
             return Value::Bool(false);
         }
@@ -219,7 +225,8 @@ fn plain(text: &str) -> Value {
     };
     let number = if let Some(hex) = digits.strip_prefix("0x") {
         parse_digits(hex, 16)
-    } else if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| (b'0'..b'8').contains(&b)) {
+    } else if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| (b'0'..b'8').contains(&b))
+    {
         parse_digits(&digits[1..], 8)
     } else {
         parse_digits(digits, 10)
@@ -238,7 +245,8 @@ fn plain(text: &str) -> Value {
 }
 
 fn parse_digits(digits: &str, radix: u32) -> Option<i128> {
-    let clean = !digits.is_empty() && digits.len() <= 32 && digits.bytes().all(|b| (b as char).is_digit(radix));
+    let clean =
+        !digits.is_empty() && digits.len() <= 32 && digits.bytes().all(|b| (b as char).is_digit(radix));
     clean.then(|| i128::from_str_radix(digits, radix).ok()).flatten()
 }
 
@@ -397,7 +405,10 @@ mod tests {
             Value::Float(n) => format!("{n}f"),
             Value::Text(t) => format!("'{t}'"),
             Value::List(l) => format!("[{}]", l.iter().map(show).collect::<Vec<_>>().join(",")),
-            Value::Map(m) => format!("{{{}}}", m.iter().map(|(k, v)| format!("{k}:{}", show(v))).collect::<Vec<_>>().join(",")),
+            Value::Map(m) => format!(
+                "{{{}}}",
+                m.iter().map(|(k, v)| format!("{k}:{}", show(v))).collect::<Vec<_>>().join(",")
+            ),
         }
     }
 
@@ -412,11 +423,16 @@ mod tests {
 
     #[test]
     fn anchors_merges_and_their_abuse() {
-        assert_eq!(show(&yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}\ne: *x").expect("yaml")), "{a:{b:1},c:{b:1,d:2},e:{b:1}}");
+        assert_eq!(
+            show(&yaml("a: &x {b: 1}\nc: {<<: *x, d: 2}\ne: *x").expect("yaml")),
+            "{a:{b:1},c:{b:1,d:2},e:{b:1}}"
+        );
         assert!(yaml("a: &x [*x]").expect_err("a cycle").reason.contains("contains it"));
         let mut bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n".to_owned();
         for (from, to) in ('a'..'i').zip('b'..='i') {
-            bomb += &format!("{to}: &{to} [*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from}]\n");
+            bomb += &format!(
+                "{to}: &{to} [*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from},*{from}]\n"
+            );
         }
         assert!(yaml(&bomb).expect_err("a bomb").reason.contains("expands"));
         let deep = "[".repeat(200) + &"]".repeat(200);
@@ -427,7 +443,10 @@ mod tests {
 
     #[test]
     fn json_with_a_trailing_comma() {
-        assert_eq!(show(&json("{\"a\": [1, 2.5, \"x\\n\",], \"b\": {},}").expect("json")), "{a:[1,2.5f,'x\n'],b:{}}");
+        assert_eq!(
+            show(&json("{\"a\": [1, 2.5, \"x\\n\",], \"b\": {},}").expect("json")),
+            "{a:[1,2.5f,'x\n'],b:{}}"
+        );
         assert_eq!(json("{\n  a: 1}").expect_err("bare").at, Position { line: 2, column: 3 });
         assert!(json("{} x").is_err() && json("").is_err() && json("[1").is_err() && json("nan").is_err());
     }

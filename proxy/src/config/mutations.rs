@@ -1,0 +1,168 @@
+//! Compiles header mutations and per-route overrides of filters.
+
+#![expect(deprecated, reason = "older fields are part of the API")]
+#![expect(clippy::disallowed_types, reason = "the decoder's maps, on the control side")]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::google::protobuf::Any;
+
+use crate::access_log::format::Format;
+use crate::config::rejection::{At, Fault};
+use crate::config::values::{self, header_safe};
+use crate::route::mutations::{AppendAction, HeaderAdd, HeaderMutations};
+use crate::route::table::{FilterOverride, Mutations, PerFilter};
+
+const AT_LEAST_ONE: &str = "value length must be at least 1 characters";
+
+/// The four lists of one level.
+#[derive(Debug, Clone, Copy)]
+pub struct Lists<'a> {
+    pub message: &'static str,
+    pub request_add: &'a [core::HeaderValueOption],
+    pub request_remove: &'a [String],
+    pub response_add: &'a [core::HeaderValueOption],
+    pub response_remove: &'a [String],
+}
+
+/// The lists of a message that has all four.
+macro_rules! lists {
+    ($name:literal, $message:expr) => {
+        $crate::config::mutations::Lists {
+            message: $name,
+            request_add: &$message.request_headers_to_add,
+            request_remove: &$message.request_headers_to_remove,
+            response_add: &$message.response_headers_to_add,
+            response_remove: &$message.response_headers_to_remove,
+        }
+    };
+}
+pub(crate) use lists;
+
+pub fn mutations(lists: Lists<'_>, at: &At<'_>) -> Result<Mutations, Fault> {
+    let l = lists;
+    Ok(Mutations {
+        request: HeaderMutations {
+            add: adds(l.request_add, l.message, "request_headers_to_add", at)?,
+            remove: removes(l.request_remove, l.message, "request_headers_to_remove", at)?,
+        },
+        response: HeaderMutations {
+            add: adds(l.response_add, l.message, "response_headers_to_add", at)?,
+            remove: removes(l.response_remove, l.message, "response_headers_to_remove", at)?,
+        },
+    })
+}
+
+fn adds(
+    list: &[core::HeaderValueOption],
+    message: &'static str,
+    field: &'static str,
+    at: &At<'_>,
+) -> Result<Box<[HeaderAdd]>, Fault> {
+    if list.len() > 1000 {
+        return Err(at.field(message, field).violates("value must contain no more than 1000 item(s)"));
+    }
+    list.iter().enumerate().map(|(i, option)| add(option, &at.item(message, field, i))).collect()
+}
+
+fn add(option: &core::HeaderValueOption, at: &At<'_>) -> Result<HeaderAdd, Fault> {
+    let here = at.field("HeaderValueOption", "header");
+    let Some(header) = &option.header else { return Err(here.violates("value is required")) };
+    let key = here.field("HeaderValue", "key");
+    if header.key.is_empty() {
+        return Err(key.violates(AT_LEAST_ONE));
+    }
+    header_safe(&header.key, &key)?;
+    header_safe(&header.value, &here.field("HeaderValue", "value"))?;
+    let name = header.key.to_ascii_lowercase();
+    //= envoy: pseudo fields and host are changed by rewrites only
+    if name.starts_with(':') || name == "host" {
+        return Err(at.refuse(":-prefixed or host headers may not be modified"));
+    }
+    let action = match (&option.append, option.append_action) {
+        (Some(_), action) if action != 0 => {
+            return Err(at.refuse("Both append and append_action are set and it's not allowed"));
+        }
+        (Some(append), _) if !append.value => AppendAction::OverwriteIfExistsOrAdd,
+        (_, 0) => AppendAction::AppendIfExistsOrAdd,
+        (_, 1) => AppendAction::AddIfAbsent,
+        (_, 2) => AppendAction::OverwriteIfExistsOrAdd,
+        (_, 3) => AppendAction::OverwriteIfExists,
+        _ => {
+            let here = at.field("HeaderValueOption", "append_action");
+            return Err(here.violates("value must be one of the defined enum values"));
+        }
+    };
+    let raw = String::from_utf8_lossy(&header.raw_value);
+    let text = if header.value.is_empty() { &raw } else { header.value.as_str() };
+    let value = Format::compile(text, true).map_err(|e| here.refuse(e.to_string()))?;
+    Ok(HeaderAdd { name: name.as_bytes().into(), value, action, keep_empty: option.keep_empty_value })
+}
+
+fn removes(
+    list: &[String],
+    message: &'static str,
+    field: &'static str,
+    at: &At<'_>,
+) -> Result<Box<[Box<[u8]>]>, Fault> {
+    let one = |(i, name): (usize, &String)| -> Result<Box<[u8]>, Fault> {
+        let here = at.item(message, field, i);
+        if name.is_empty() {
+            return Err(here.violates(AT_LEAST_ONE));
+        }
+        header_safe(name, &here)?;
+        let lower = name.to_ascii_lowercase();
+        if lower.starts_with(':') || lower == "host" {
+            return Err(here.refuse(":-prefixed or host headers may not be removed"));
+        }
+        Ok(lower.as_bytes().into())
+    };
+    list.iter().enumerate().map(one).collect()
+}
+
+/// `typed_per_filter_config` of one level.
+pub fn per_filter(
+    map: &HashMap<String, Any>,
+    message: &'static str,
+    at: &At<'_>,
+) -> Result<PerFilter, Fault> {
+    let here = at.field(message, "typed_per_filter_config");
+    let mut names: Vec<&String> = map.keys().collect();
+    names.sort();
+    let mut list = Vec::new();
+    for name in names {
+        if let Some(found) = one_override(name, &map[name], &here)? {
+            list.push((Arc::from(name.as_str()), found));
+        }
+    }
+    Ok(PerFilter::new(list))
+}
+
+fn one_override(name: &str, any: &Any, at: &At<'_>) -> Result<Option<FilterOverride>, Fault> {
+    let config = |any: &Any| -> Result<FilterOverride, Fault> {
+        match values::type_name(any) {
+            "envoy.extensions.filters.http.router.v3.Router" => Err(at.refuse(format!(
+                "The filter {name} doesn't support virtual host or route specific configurations"
+            ))),
+            _ => Ok(FilterOverride::Config {
+                type_url: Arc::from(any.type_url.as_str()),
+                bytes: Arc::from(&any.value[..]),
+            }),
+        }
+    };
+    if values::type_name(any) != "envoy.config.route.v3.FilterConfig" {
+        return config(any).map(Some);
+    }
+    let inner: route::FilterConfig = values::unpack(any, at)?;
+    match &inner.config {
+        _ if inner.disabled => Ok(Some(FilterOverride::Disabled)),
+        Some(any) if any.value.is_empty() && any.type_url.is_empty() => Ok(Some(FilterOverride::Enabled)),
+        Some(any) => config(any).map(Some),
+        None => {
+            Err(at.refuse(format!("Empty route/virtual host per filter configuration for {name} filter")))
+        }
+    }
+}

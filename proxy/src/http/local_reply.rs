@@ -1,1 +1,0 @@
-//! Answers that the proxy makes itself.

@@ -1,0 +1,83 @@
+//! The numbers of the process as a whole: `server.*`, `cluster_manager.*`, `listener_manager.*`, `filesystem.*`.
+//! They are set when somebody looks.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::control::Core;
+use crate::stats::block::Block;
+use crate::stats::names::{ClusterManager, Filesystem, ListenerManager, Runtime, Server, ServerHist};
+use crate::stats::scope::{Registry, ScopeName};
+
+#[derive(Debug)]
+pub(super) struct Gauges {
+    server: Arc<Block<Server>>,
+    clusters: Arc<Block<ClusterManager>>,
+    listeners: Arc<Block<ListenerManager>>,
+    files: Arc<Block<Filesystem>>,
+    runtime: Arc<Block<Runtime>>,
+}
+
+impl Gauges {
+    pub(super) fn new(registry: &Registry) -> Gauges {
+        Gauges {
+            server: registry.scope(ScopeName::new("server.", "server", &[])).block(0),
+            clusters: registry.scope(ScopeName::new("cluster_manager.", "cluster_manager", &[])).block(0),
+            listeners: registry.scope(ScopeName::new("listener_manager.", "listener_manager", &[])).block(0),
+            files: registry.scope(ScopeName::new("filesystem.", "filesystem", &[])).block(0),
+            runtime: registry.scope(ScopeName::new("runtime.", "runtime", &[])).block(0),
+        }
+    }
+
+    /// What never changes after the start.
+    pub(super) fn begun(&self, core: &Core) {
+        let (clusters, listeners) = (core.clusters.len() as u64, core.listeners.len() as u64);
+        self.server.set(Server::Concurrency, core.shards as u64);
+        // The number that Envoy 1.40 shows: the first bytes of its commit.
+        self.server.set(Server::Version, u64::from(crate::version::REVISION_NUMBER));
+        self.server.set(Server::DaysUntilFirstCertExpiring, u64::from(u32::MAX));
+        self.clusters.set(ClusterManager::ClusterAdded, clusters);
+        self.clusters.set(ClusterManager::ActiveClusters, clusters);
+        self.listeners.set(ListenerManager::ListenerAdded, listeners);
+        self.listeners.set(ListenerManager::TotalListenersActive, listeners);
+        let layers = &core.plan.snapshot.runtime.layers;
+        self.runtime.set(Runtime::LoadSuccess, 1);
+        self.runtime.set(Runtime::NumLayers, layers.len() as u64);
+        self.runtime.set(Runtime::NumKeys, layers.iter().map(|(_, keys)| keys.len() as u64).sum());
+    }
+
+    /// The shards accept.
+    pub(super) fn live(&self, core: &Core) {
+        let listeners = core.listeners.len() as u64 * core.shards as u64;
+        self.listeners.set(ListenerManager::ListenerCreateSuccess, listeners);
+        self.listeners.set(ListenerManager::WorkersStarted, 1);
+        let took = u64::try_from(core.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.server.record(ServerHist::InitializationTimeMs, took);
+    }
+
+    /// What changes by itself.
+    pub(super) fn refresh(&self, core: &Core) {
+        let state = core.state();
+        self.server.set(Server::Uptime, core.started.elapsed().as_secs());
+        self.server.set(Server::Live, u64::from(state == super::control::LIVE));
+        self.server.set(Server::State, u64::from(state));
+        self.server.set(Server::TotalConnections, core.server.connections.load(Relaxed));
+        let (physical, heap) = memory();
+        self.server.set(Server::MemoryAllocated, heap);
+        self.server.set(Server::MemoryHeapSize, heap);
+        self.server.set(Server::MemoryPhysicalSize, physical);
+        let files = core.writer.stats();
+        self.files.set(Filesystem::WriteCompleted, files.write_completed.load(Relaxed));
+        self.files.set(Filesystem::WriteFailed, files.write_failed.load(Relaxed));
+        self.files.set(Filesystem::ReopenFailed, files.reopen_failed.load(Relaxed));
+    }
+}
+
+/// Resident bytes, and those of data and heap.
+fn memory() -> (u64, u64) {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = text.split(' ').map(|n| n.trim().parse::<u64>().unwrap_or(0));
+    let (_size, resident) = (pages.next(), pages.next().unwrap_or(0));
+    let data = pages.nth(3).unwrap_or(0);
+    (resident * 4096, data * 4096)
+}

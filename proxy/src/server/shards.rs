@@ -1,0 +1,85 @@
+//! The threads of the shards.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "control thread")]
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, bounded};
+use selvedge_runtime::listen::host_address;
+use selvedge_runtime::{Config, DriverReport, MailSender, Runtime};
+
+use super::Bound;
+use super::control::Core;
+use crate::limits;
+use crate::shard::{self, Letter, Parts};
+
+/// A running shard, as the control thread knows it.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) letters: MailSender<Letter>,
+    pub(super) driver: DriverReport,
+    thread: JoinHandle<()>,
+}
+
+impl Shard {
+    /// Waits until the shard has ended.
+    pub(super) fn join(self) {
+        if self.thread.join().is_err() {
+            crate::log::critical("main", "a shard ended in a panic");
+        }
+    }
+}
+
+/// Starts all shards; each owns its sockets from here on.
+pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, String> {
+    let mut sockets: Vec<Vec<(usize, OwnedFd)>> = (0..core.shards).map(|_| Vec::new()).collect();
+    for (listener, bound) in bound.into_iter().enumerate() {
+        for (shard, own) in bound.sockets.into_iter().enumerate() {
+            sockets[shard].extend(own.into_iter().map(|fd| (listener, fd)));
+        }
+    }
+    let host = host_address().to_string();
+    let mut shards = Vec::new();
+    for (number, sockets) in sockets.into_iter().enumerate() {
+        let options = &core.plan.options;
+        let parts = Parts {
+            shard: number,
+            snapshot: Arc::clone(&core.plan.snapshot),
+            server: Arc::clone(&core.server),
+            clusters: core.clusters.clone(),
+            scopes: core.scopes.clone(),
+            sockets,
+            registry: Arc::clone(&core.registry),
+            writer: core.writer.clone(),
+            flush_interval: options.file_flush_interval,
+            host_address: host.clone(),
+        };
+        let config = Config { driver: options.driver, spin_us: options.spin_us, ..Config::default() };
+        let (ready, started) = bounded(1);
+        let thread = std::thread::Builder::new()
+            .name(format!("wrk:worker_{number}"))
+            .spawn(move || run(&config, parts, &ready))
+            .map_err(|e| format!("no thread for shard {number}: {e}"))?;
+        let answer = started.recv().map_err(|_| format!("shard {number} ended at its start"))?;
+        let (letters, driver) = answer.map_err(|e| format!("shard {number} cannot start: {e}"))?;
+        shards.push(Shard { letters, driver, thread });
+    }
+    Ok(shards)
+}
+
+type Ready = Result<(MailSender<Letter>, DriverReport), String>;
+
+fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
+    let runtime = match Runtime::new(config) {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _control_waits = ready.send(Err(error.to_string()));
+            return;
+        }
+    };
+    let rt = runtime.handle();
+    let (sender, receiver) = rt.mailbox(limits::SHARD_LETTERS);
+    let _control_waits = ready.send(Ok((sender, runtime.driver().clone())));
+    runtime.run(shard::run(rt, parts, receiver));
+}

@@ -1,0 +1,110 @@
+//! The end of a stream: counters, histograms, log lines; once for each, whatever way it ended.
+
+use std::borrow::Cow;
+
+use super::{Cut, Fate, Stream};
+use crate::access_log::format::LogCx;
+use crate::access_log::sink::LogId;
+use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
+use crate::observe::flags::Flags;
+use crate::stats::names::{ClusterHist, Http, HttpHist};
+
+impl Stream<'_> {
+    /// Accounts the stream and says what becomes of the connection.
+    pub(super) fn finish(&mut self, cut: Option<Cut>) -> Fate {
+        if std::mem::replace(&mut self.finished, true) {
+            return self.fate;
+        }
+        let now = self.conn.cx.rt.now_fine();
+        self.info.stamps.flushed = Some(now);
+        let http = &self.conn.twin.http;
+        match cut {
+            None => {}
+            Some(Cut::Downstream) => {
+                self.info.flags.add(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
+                self.info.details.get_or_insert(Cow::Borrowed("downstream_remote_disconnect"));
+                if self.response.is_none() {
+                    self.info.details = Some(Cow::Borrowed("downstream_remote_disconnect"));
+                }
+                http.inc(Http::DownstreamRqRxReset);
+                self.fate = Fate::Close;
+            }
+            Some(Cut::Upstream(details)) => {
+                self.info.details = Some(Cow::Borrowed(details));
+                http.inc(Http::DownstreamRqTxReset);
+                self.fate = Fate::Close;
+            }
+        }
+        self.up = None;
+        http.dec(Http::DownstreamRqActive);
+        if self.info.upgraded {
+            http.dec(Http::DownstreamCxUpgradesActive);
+        }
+        let total = now.millis_since(self.info.stamps.head);
+        http.record(HttpHist::DownstreamRqTime, total);
+        self.record_upstream_time();
+        let twin = &self.conn.twin;
+        for (log, file) in twin.hcm.access_logs.iter().zip(&twin.log_files) {
+            if self.is_logged(&log.filter, total) {
+                self.write_log(&log.format, *file);
+            }
+        }
+        self.fate
+    }
+
+    fn record_upstream_time(&self) {
+        let stamps = &self.info.stamps;
+        let (Some(first), Some(last)) = (stamps.upstream_first, stamps.upstream_last) else { return };
+        let Some(cluster) = self.info.cluster.as_ref() else { return };
+        let Some(twin) = self.conn.cx.clusters.find(&self.conn.cx.snapshot, cluster.as_bytes()) else {
+            return;
+        };
+        let from = stamps.upstream_sent.or(stamps.connected).unwrap_or(stamps.head);
+        twin.stats.record(ClusterHist::UpstreamRqTime, last.max(first).millis_since(from));
+    }
+
+    fn write_log(&self, format: &LogFormat, file: LogId) {
+        let empty = self.request.method().is_empty();
+        let cx = LogCx {
+            info: &self.info,
+            request: &self.request,
+            response: self.response.as_ref(),
+            trailers: self.response_trailers.as_ref(),
+            protocol: (!empty || self.info.status.is_some()).then(|| self.request.version.text()),
+            local_reply_body: &self.local_body,
+        };
+        self.conn.cx.logs.line(file, |out| match format {
+            LogFormat::Text(format) => format.write(&cx, out),
+            LogFormat::Json { format, omit_empty } => {
+                format.write(&cx, *omit_empty, out);
+                out.push(b'\n');
+            }
+        });
+    }
+
+    fn is_logged(&self, filter: &LogFilter, total_ms: u64) -> bool {
+        match filter {
+            LogFilter::Always => true,
+            LogFilter::Status(c) => compare(*c, u64::from(self.info.status.unwrap_or(0))),
+            LogFilter::DurationMs(c) => compare(*c, total_ms),
+            LogFilter::NotHealthCheck => true,
+            LogFilter::Traceable => false,
+            LogFilter::Sample(share) => share.takes(self.conn.cx.rt.random()),
+            LogFilter::And(all) => all.iter().all(|f| self.is_logged(f, total_ms)),
+            LogFilter::Or(any) => any.iter().any(|f| self.is_logged(f, total_ms)),
+            LogFilter::Header(matcher) => matcher.fits(&self.request, false),
+            LogFilter::Flags(any) if any.is_empty() => !self.info.flags.is_empty(),
+            LogFilter::Flags(any) => any.iter().any(|flag| self.info.flags.has(*flag)),
+        }
+    }
+}
+
+fn compare(c: Compare, value: u64) -> bool {
+    let bound = c.value;
+    match c.op {
+        CompareOp::Eq => value == bound,
+        CompareOp::Ge => value >= bound,
+        CompareOp::Le => value <= bound,
+        CompareOp::Ne => value != bound,
+    }
+}

@@ -1,0 +1,297 @@
+//! The request's side of a stream: what is admitted, where it goes, how its head leaves.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use selvedge_runtime::{Chunk, Chunks};
+
+use super::{Reply, Stream, Up};
+use crate::access_log::format::LogCx;
+use crate::http::edge::{Carrier, request_in};
+use crate::http::h1::encode::{decimal, encode_request};
+use crate::http::h1::head::HeadScan;
+use crate::http::hop_by_hop;
+use crate::http::message::{Framing, HeaderId as H};
+use crate::observe::flags::Flags;
+use crate::observe::info::UpstreamInfo;
+use crate::route::pick::{self, Miss, PickInput, Picked};
+use crate::route::rewrite::{self, Chosen};
+use crate::route::table::{Forward, HostRewrite, PathRewrite, WeightedEntry};
+use crate::stats::names::{Cluster as ClusterStat, Http};
+use crate::upstream::cluster::{ClusterTwin, Host};
+use crate::upstream::pool::{PoolError, UpstreamConn};
+
+impl<'c> Stream<'c> {
+    /// What the connection manager does to every request before anything looks at it.
+    pub(super) fn admit(&mut self) -> Result<(), Reply> {
+        let conn = self.conn;
+        let twin = &conn.twin;
+        if self.request.authority().is_none_or(<[u8]>::is_empty) {
+            if self.request.version == crate::http::message::Version::H10
+                && !twin.hcm.http1.default_host.is_empty()
+            {
+                self.request.set_authority(&twin.hcm.http1.default_host);
+            } else {
+                self.fate = super::Fate::CloseDelayed;
+                return Err(Reply::text(400, b"", "missing_host_header"));
+            }
+        }
+        if self.request.fields.contains(H::Expect) && !twin.hcm.proxy_100_continue {
+            self.request.fields.remove(H::Expect);
+        }
+        self.upgrade &= self.upgrade_allowed();
+        hop_by_hop::strip_request(&mut self.request.fields, self.upgrade);
+        let random = [conn.cx.rt.random(), conn.cx.rt.random()];
+        let peer = conn.peer.as_ref().and_then(selvedge_runtime::SocketAddress::ip);
+        let carrier = Carrier { peer, host_address: &conn.cx.host_address, random };
+        self.origin = request_in(&mut self.request, &twin.hcm.edge, &carrier);
+        if let Some(ip) = self.origin.remote
+            && Some(ip) != peer
+        {
+            self.info.remote = Some(std::net::SocketAddr::new(ip, 0).into());
+        }
+        Ok(())
+    }
+
+    /// Whether the listener lets this request switch protocols; a route may say otherwise.
+    fn upgrade_allowed(&self) -> bool {
+        let Some(protocol) = self.request.fields.get(H::Upgrade) else { return false };
+        let list = &self.conn.twin.hcm.upgrades;
+        list.iter().any(|u| u.enabled && u.protocol.eq_ignore_ascii_case(protocol))
+    }
+
+    /// The route of this request, or the reply where there is none.
+    pub(super) fn pick_route(&mut self) -> Result<Picked<'c>, Reply> {
+        let conn = self.conn;
+        self.random = conn.cx.rt.random();
+        let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
+        let missing = |stream: &mut Self| {
+            conn.twin.http.inc(Http::NoRoute);
+            stream.info.flags.add(Flags::NO_ROUTE_FOUND);
+            Err(Reply::text(404, b"", "route_not_found"))
+        };
+        if self.request.is_method(b"CONNECT") {
+            return missing(self);
+        }
+        match pick::pick(&conn.twin.hcm.routes, &self.request, input) {
+            Ok(picked) => {
+                conn.twin.http.inc(Http::RqTotal);
+                self.info.route_name = Some(Arc::clone(&picked.route.name));
+                self.info.vhost_name = Some(Arc::clone(&picked.host.name));
+                Ok(picked)
+            }
+            Err(Miss::TlsRequired) => {
+                let mut reply = Reply::text(301, b"", "tls_required");
+                let mut location = Vec::new();
+                rewrite::tls_location(&self.request, &mut location);
+                reply.location = Some(location);
+                Err(reply)
+            }
+            Err(Miss::Host | Miss::Route) => {
+                conn.twin.http.inc(Http::RqTotal);
+                missing(self)
+            }
+        }
+    }
+
+    /// The cluster and the endpoint, or the reply where there is none.
+    pub(super) fn choose(
+        &mut self,
+        forward: &'c Forward,
+        picked: Picked<'c>,
+    ) -> Result<(Rc<ClusterTwin>, Rc<Host>), Reply> {
+        let conn = self.conn;
+        self.route_timeout = forward.timeout.filter(|t| !t.is_zero());
+        if let Some(timeout) = forward.idle_timeout {
+            self.idle_timeout = timeout.filter(|t| !t.is_zero());
+            self.idle_deadline =
+                self.idle_timeout.map_or(selvedge_runtime::Instant::FAR, |t| conn.cx.rt.now() + t);
+        }
+        if self.request_done
+            && let Some(timeout) = self.route_timeout
+        {
+            self.route_deadline = conn.cx.rt.now() + timeout;
+        }
+        let (chosen, entry) = forward.choose(&self.request, self.random);
+        let cx = &conn.cx;
+        let found = match chosen {
+            Chosen::Known(id) => cx.clusters.get(id),
+            Chosen::Unknown(_) | Chosen::Named(None) => None,
+            Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
+        };
+        self.info.cluster = match (found, chosen) {
+            (Some(cluster), _) => Some(Arc::clone(&cluster.config().name)),
+            (None, Chosen::Unknown(name)) => Some(Arc::from(name)),
+            (None, Chosen::Named(Some(name))) => std::str::from_utf8(name).ok().map(Arc::from),
+            (None, _) => None,
+        };
+        let Some(cluster) = found.map(Rc::clone) else {
+            conn.twin.http.inc(Http::NoCluster);
+            self.info.flags.add(Flags::NO_CLUSTER_FOUND);
+            return Err(Reply::text(forward.cluster_not_found_status, b"", "cluster_not_found"));
+        };
+        let Some(host) = cluster.pick(&conn.cx.rt) else {
+            cluster.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
+            cluster.stats.code(503, self.origin.internal);
+            self.info.flags.add(Flags::NO_HEALTHY_UPSTREAM);
+            return Err(Reply::text(503, b"no healthy upstream", "no_healthy_upstream"));
+        };
+        self.entry = entry;
+        self.edit_request(forward, picked, entry, &host);
+        Ok((cluster, host))
+    }
+
+    /// What the route does to the head.
+    //= envoy: RouteEntryImplBase::finalizeRequestHeaders
+    fn edit_request(
+        &mut self,
+        forward: &Forward,
+        picked: Picked<'c>,
+        entry: Option<&WeightedEntry>,
+        host: &Host,
+    ) {
+        let protocol = Some(self.request.version.text());
+        for level in picked.mutations(entry).filter(|l| !l.request.is_empty()) {
+            let info = &self.info;
+            level.request.apply(
+                &mut self.request,
+                |head| &mut head.fields,
+                |format, request, out| {
+                    let cx = LogCx {
+                        info,
+                        request,
+                        response: None,
+                        trailers: None,
+                        protocol,
+                        local_reply_body: b"",
+                    };
+                    format.write(&cx, out);
+                },
+            );
+        }
+        let fixed = entry.and_then(|e| e.host_rewrite.as_deref());
+        self.rewrite_host(forward, fixed, &host.shared.hostname);
+        self.rewrite_path(forward, picked);
+        if !self.conn.twin.hcm.router.suppress_envoy_headers
+            && let Some(timeout) = self.route_timeout
+        {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            self.request.fields.set(H::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
+        }
+    }
+
+    fn rewrite_host(&mut self, forward: &Forward, fixed: Option<&[u8]>, hostname: &str) {
+        let mut space = Vec::new();
+        let name = match fixed {
+            Some(name) => Some(name),
+            None if matches!(forward.host, HostRewrite::Auto) => {
+                Some(hostname.as_bytes()).filter(|n| !n.is_empty())
+            }
+            None => forward.rewrite_host(&self.request, &mut space),
+        };
+        let Some(name) = name.map(<[u8]>::to_vec) else { return };
+        if forward.append_x_forwarded_host
+            && let Some(old) = self.request.authority().map(<[u8]>::to_vec)
+        {
+            self.request.fields.append_named(b"x-forwarded-host", &old);
+        }
+        self.request.set_authority(&name);
+    }
+
+    fn rewrite_path(&mut self, forward: &Forward, picked: Picked<'c>) {
+        if matches!(forward.path, PathRewrite::Keep) {
+            return;
+        }
+        let mut path = Vec::with_capacity(self.request.path().len() + 32);
+        if forward.rewrite_path(&picked.route.matcher.path, self.request.path(), &mut path) {
+            if !self.conn.twin.hcm.router.suppress_envoy_headers {
+                let old = self.request.path().to_vec();
+                self.request.fields.set_named(b"x-envoy-original-path", &old);
+            }
+            self.request.set_path(&path);
+        }
+    }
+
+    /// A connection is there: the head goes out, with what of the body has come.
+    pub(super) fn send_head(&mut self, conn: UpstreamConn, cluster: Rc<ClusterTwin>) {
+        let rt = &self.conn.cx.rt;
+        self.info.stamps.connected = Some(rt.now());
+        self.info.attempts = 1;
+        self.info.upstream = Some(UpstreamInfo {
+            address: conn.host.shared.address.clone(),
+            local: None,
+            connection_id: conn.id,
+        });
+        if self.needs_local_address()
+            && let Some(info) = &mut self.info.upstream
+        {
+            info.local = conn.socket.local_addr();
+        }
+        if self.upgrade {
+            self.request_framing = Framing::UntilClose;
+        }
+        let mut block = rt.block(self.request.fields.byte_size() + self.request.path().len() + 256);
+        encode_request(&self.request, self.request_framing, self.upgrade, &mut block);
+        let mut head = Chunks::from(block.freeze());
+        head.append(std::mem::take(&mut self.to_up));
+        self.to_up = head;
+        self.up = Some(Up {
+            conn,
+            cluster,
+            busy: false,
+            scan: HeadScan::default(),
+            partial: None,
+            body: None,
+            keep_alive: false,
+        });
+        // Body bytes that came with the head leave with it, in one send.
+        if !self.request_done
+            && let std::task::Poll::Ready(Some(chunk)) = self.conn.poll_bytes()
+        {
+            self.on_down_bytes(chunk);
+        }
+        self.flush_up();
+    }
+
+    /// Asking the kernel for the local address costs a call, so only a log that shows it pays.
+    fn needs_local_address(&self) -> bool {
+        false
+    }
+
+    /// No connection could be had: Envoy's answer, flags and details.
+    //= envoy: observed on 1.40.0
+    pub(super) fn pool_failed(&mut self, cluster: &Rc<ClusterTwin>, host: &Rc<Host>, error: PoolError) {
+        const FRONT: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let (reason, flag) = match error {
+            PoolError::Overflow => ("overflow", Flags::UPSTREAM_OVERFLOW),
+            PoolError::ConnectFailed(_) => ("remote connection failure", Flags::UPSTREAM_CONNECTION_FAILURE),
+            PoolError::ConnectTimeout => ("connection timeout", Flags::UPSTREAM_CONNECTION_FAILURE),
+        };
+        if error != PoolError::Overflow {
+            crate::upstream::cluster::bump(&host.shared.stats.rq_error);
+            crate::upstream::cluster::bump(&host.shared.stats.rq_total);
+            cluster.stats.inc(ClusterStat::UpstreamRqTotal);
+            self.info.upstream =
+                Some(UpstreamInfo { address: host.shared.address.clone(), local: None, connection_id: 0 });
+            self.info.attempts = 1;
+        }
+        cluster.stats.code(503, self.origin.internal);
+        self.info.flags.add(flag);
+        let details = format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_"));
+        let mut reply = Reply::text(503, format!("{FRONT}{reason}").as_bytes(), "");
+        reply.details = Cow::Owned(details);
+        reply.overloaded = error == PoolError::Overflow;
+        self.reply(reply);
+    }
+
+    /// `Expect: 100-continue` is answered at once. //= rfc9110#10.1.1
+    pub(super) fn send_continue(&mut self) {
+        if !self.conn.twin.hcm.proxy_100_continue && self.request_framing != Framing::None {
+            self.conn.twin.http.inc(Http::DownstreamRq1xx);
+            self.conn.twin.http.inc(Http::DownstreamRqCompleted);
+            self.to_down.push(Chunk::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
+            self.flush_down();
+        }
+    }
+}

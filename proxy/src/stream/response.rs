@@ -1,0 +1,395 @@
+//! The response's side of a stream: read strictly, edited, framed for the client.
+
+use std::borrow::Cow;
+
+use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
+
+use super::{Cut, Fate, Reply, Stream};
+use crate::access_log::format::LogCx;
+use crate::http::edge::{self, ServerHeader};
+use crate::http::h1::body::{BodyDecoder, BodyEvent};
+use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
+use crate::http::h1::head::{self, DecodedResponse, HeadError, HeadLimits, RequestKind};
+use crate::http::hop_by_hop;
+use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Version};
+use crate::limits;
+use crate::observe::flags::Flags;
+use crate::stats::names::{Cluster as ClusterStat, Http, ListenerHttp};
+use crate::upstream::cluster::bump;
+use crate::upstream::pool;
+
+/// Body bytes in the framing of the message they go into.
+pub(super) fn frame(framing: Framing, data: Chunk, out: &mut Chunks, budget: &Budget) {
+    if framing != Framing::Chunked {
+        out.push(data);
+        return;
+    }
+    if data.is_empty() {
+        return;
+    }
+    let mut size = BlockMut::with_capacity(18, budget);
+    encode_chunk_size(data.len(), &mut size);
+    out.push(size.freeze());
+    out.push(data);
+    out.push(Chunk::from_static(b"\r\n"));
+}
+
+pub(super) fn last_chunk(trailers: Option<&Trailers>, out: &mut Chunks, budget: &Budget) {
+    if trailers.is_none() {
+        out.push(Chunk::from_static(b"0\r\n\r\n"));
+        return;
+    }
+    let mut block = BlockMut::with_capacity(256, budget);
+    encode_last_chunk(trailers, &mut block);
+    out.push(block.freeze());
+}
+
+impl Stream<'_> {
+    pub(super) fn on_up_bytes(&mut self, chunk: Chunk) -> Result<(), Cut> {
+        let Some(up) = &mut self.up else { return Ok(()) };
+        up.cluster.stats.add(ClusterStat::UpstreamCxRxBytesTotal, chunk.len() as u64);
+        self.info.upstream_wire_received += chunk.len() as u64;
+        if self.tunnel {
+            self.info.bytes_sent += chunk.len() as u64;
+            self.to_down.push(chunk);
+            self.flush_down();
+            return Ok(());
+        }
+        if up.body.is_some() {
+            self.on_body(chunk)?;
+        } else {
+            if self.info.stamps.upstream_first.is_none() {
+                self.info.stamps.upstream_first = Some(self.conn.cx.rt.now_fine());
+            }
+            self.on_head_bytes(chunk)?;
+        }
+        self.flush_down();
+        Ok(())
+    }
+
+    fn on_head_bytes(&mut self, chunk: Chunk) -> Result<(), Cut> {
+        let Some(up) = &mut self.up else { return Ok(()) };
+        let config = up.cluster.config();
+        let bounds = HeadLimits {
+            bytes_max: config.max_response_headers_kb as usize * 1024,
+            fields_max: config.max_headers_count as usize,
+            accept_http_10: true,
+            allow_chunked_length: config.h1.allow_chunked_length,
+            allow_absolute_url: true,
+        };
+        let mut bytes = match up.partial.take() {
+            None => chunk,
+            Some(mut block) => {
+                block.extend_from_slice(&chunk);
+                block.freeze()
+            }
+        };
+        // Interim responses may stand before the final one.
+        loop {
+            match head::find_head_end(&mut up.scan, &bytes, &bounds) {
+                Err(error) => return self.bad_response(error),
+                Ok(None) => {
+                    let mut block = BlockMut::with_capacity(bytes.len() * 2, self.conn.cx.rt.budget());
+                    block.extend_from_slice(&bytes);
+                    up.partial = Some(block);
+                    return Ok(());
+                }
+                Ok(Some(end)) => {
+                    let block = bytes.split_to(end);
+                    up.scan = head::HeadScan::default();
+                    let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
+                    match head::decode_response(block, kind, &bounds) {
+                        Err(error) => return self.bad_response(error),
+                        Ok(response) if response.head.status == 101 => {
+                            return self.switch_protocols(response, bytes);
+                        }
+                        //= rfc9110#15.2: an interim response is not the answer
+                        Ok(response) if response.head.status < 200 => {
+                            up.cluster.stats.code(response.head.status, self.origin.internal);
+                        }
+                        Ok(response) => return self.on_response(response, bytes),
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_response(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
+        let Some(up) = &mut self.up else { return Ok(()) };
+        up.keep_alive = response.keep_alive;
+        up.body = Some(BodyDecoder::new(response.framing));
+        up.cluster.stats.code(response.head.status, self.origin.internal);
+        let host = &up.conn.host.shared.stats;
+        bump(if response.head.status < 500 { &host.rq_success } else { &host.rq_error });
+        if let Framing::Length(n) = response.framing
+            && n >= rest.len() as u64 + limits::LARGE_BODY_BYTES
+        {
+            up.conn.socket.set_recv_class(RecvClass::Large);
+        }
+        let mut head = response.head;
+        hop_by_hop::strip_response(&mut head.fields, false);
+        if self.info.details.is_none() {
+            self.info.details = Some(Cow::Borrowed("via_upstream"));
+        }
+        self.add_service_time(&mut head);
+        self.route_mutations(&mut head);
+        self.down_framing = match response.framing {
+            // envoy: a response to HTTP/1.1 of unknown length becomes chunked
+            Framing::UntilClose => Framing::Chunked,
+            framing => framing,
+        };
+        let length = if let Framing::Length(n) = self.down_framing { n } else { 0 };
+        self.send_response_head(head, length, false);
+        self.on_body(rest)
+    }
+
+    fn add_service_time(&mut self, head: &mut ResponseHead) {
+        if self.conn.twin.hcm.router.suppress_envoy_headers {
+            return;
+        }
+        let stamps = &self.info.stamps;
+        // envoy: from the last byte of the request that went upstream
+        let from = stamps.upstream_sent.or(stamps.connected).unwrap_or(stamps.head);
+        let first = stamps.upstream_first.unwrap_or(from);
+        head.fields.set(H::XEnvoyUpstreamServiceTime, decimal(first.millis_since(from), &mut [0; 20]));
+    }
+
+    /// What route, virtual host and table do to a response.
+    fn route_mutations(&mut self, head: &mut ResponseHead) {
+        let Some(picked) = self.picked else { return };
+        let protocol = Some(self.request.version.text());
+        for level in picked.mutations(self.entry).filter(|l| !l.response.is_empty()) {
+            let (info, request) = (&self.info, &self.request);
+            level.response.apply(
+                head,
+                |head| &mut head.fields,
+                |format, response, out| {
+                    let response = Some(response);
+                    let cx =
+                        LogCx { info, request, response, trailers: None, protocol, local_reply_body: b"" };
+                    format.write(&cx, out);
+                },
+            );
+        }
+    }
+
+    /// The connection manager's last edits, and the head's bytes. `length`: of a body that follows.
+    pub(super) fn send_response_head(&mut self, mut head: ResponseHead, length: u64, local: bool) {
+        let twin = &self.conn.twin;
+        if local {
+            self.route_mutations(&mut head);
+            self.down_framing = if length > 0 { Framing::Length(length) } else { Framing::None };
+        }
+        let server = twin.hcm.server_header;
+        let server =
+            if local && server == ServerHeader::PassThrough { ServerHeader::AppendIfAbsent } else { server };
+        self.conn.cx.with_date(|date| edge::response_out(&mut head, &twin.hcm.server_name, server, date));
+        if twin.hcm.always_set_request_id_in_response
+            && let Some(id) = self.request.fields.get(H::XRequestId)
+        {
+            let id = id.to_vec();
+            head.fields.set(H::XRequestId, &id);
+        }
+        let old = self.request.version == Version::H10;
+        self.decide_keep_alive(old);
+        if self.fate != Fate::KeepAlive {
+            head.fields.set(H::Connection, b"close");
+        } else if old {
+            head.fields.set(H::Connection, b"keep-alive");
+        }
+        self.frame_response(&mut head, old);
+        let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 256);
+        encode_response(&head, self.down_framing, &mut block);
+        self.to_down.push(block.freeze());
+        self.count_response(&head);
+        self.info.stamps.first_out = Some(self.conn.cx.rt.now());
+        self.info.status = Some(head.status);
+        self.info.response_header_bytes = head.byte_size() as u64;
+        self.response = Some(head);
+    }
+
+    /// Whether the connection lives on after this response.
+    fn decide_keep_alive(&mut self, old: bool) {
+        let twin = &self.conn.twin;
+        if self.fate != Fate::KeepAlive {
+            return;
+        }
+        let most = twin.hcm.max_requests_per_connection;
+        if !self.request_done && !self.tunnel {
+            //= envoy: a response before the end of the request closes the connection
+            self.fate = Fate::CloseDelayed;
+        } else if !self.keep_alive || (old && self.down_framing == Framing::Chunked) {
+            self.fate = Fate::Close;
+        } else if most > 0 && self.conn.requests.get() >= most {
+            twin.http.inc(Http::DownstreamCxMaxRequestsReached);
+            self.fate = Fate::Close;
+        } else if self.conn.cx.server.drain_close() {
+            twin.http.inc(Http::DownstreamCxDrainClose);
+            self.fate = Fate::Close;
+        }
+    }
+
+    /// Fields that tell the client where the body ends.
+    fn frame_response(&mut self, head: &mut ResponseHead, old: bool) {
+        let bodiless = head.status < 200 || head.status == 204 || head.status == 304;
+        if old && self.down_framing == Framing::Chunked {
+            self.down_framing = Framing::UntilClose;
+        }
+        if self.down_framing == Framing::None && !bodiless && !head.fields.contains(H::ContentLength) {
+            if self.request.is_method(b"HEAD") && self.up.is_some() {
+                head.fields.append_named(b"transfer-encoding", b"chunked");
+                // Only the field: a response to HEAD has no body to frame.
+                self.down_framing = Framing::None;
+            } else {
+                head.fields.append(H::ContentLength, b"0");
+            }
+        }
+    }
+
+    fn count_response(&self, head: &ResponseHead) {
+        let twin = &self.conn.twin;
+        let (http, listener) = match head.status / 100 {
+            1 => (Http::DownstreamRq1xx, ListenerHttp::DownstreamRq1xx),
+            2 => (Http::DownstreamRq2xx, ListenerHttp::DownstreamRq2xx),
+            3 => (Http::DownstreamRq3xx, ListenerHttp::DownstreamRq3xx),
+            4 => (Http::DownstreamRq4xx, ListenerHttp::DownstreamRq4xx),
+            _ => (Http::DownstreamRq5xx, ListenerHttp::DownstreamRq5xx),
+        };
+        twin.http.inc(http);
+        twin.listener_http.inc(listener);
+        twin.http.inc(Http::DownstreamRqCompleted);
+        twin.listener_http.inc(ListenerHttp::DownstreamRqCompleted);
+    }
+
+    fn on_body(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
+        let budget = self.conn.cx.rt.budget().clone();
+        loop {
+            let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) else { return Ok(()) };
+            match body.decode(&mut chunk) {
+                Ok(BodyEvent::NeedMore) => return Ok(()),
+                Ok(BodyEvent::Data(data)) => {
+                    self.info.bytes_sent += data.len() as u64;
+                    frame(self.down_framing, data, &mut self.to_down, &budget);
+                }
+                Ok(BodyEvent::End(trailers)) => {
+                    if self.down_framing == Framing::Chunked {
+                        let keep = self.conn.twin.hcm.http1.enable_trailers;
+                        last_chunk(trailers.as_ref().filter(|_| keep), &mut self.to_down, &budget);
+                    }
+                    self.response_trailers = trailers;
+                    self.response_ended(&chunk);
+                    return Ok(());
+                }
+                Err(_) => {
+                    self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
+                    if let Some(up) = &self.up {
+                        up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
+                    }
+                    return Err(self.cut_upstream("upstream_reset_after_response_started{protocol_error}"));
+                }
+            }
+        }
+    }
+
+    /// The whole response is here: the connection goes back when nothing speaks against it.
+    fn response_ended(&mut self, rest: &Chunk) {
+        self.response_done = true;
+        self.info.stamps.upstream_last = Some(self.conn.cx.rt.now());
+        let Some(up) = self.up.take() else { return };
+        let idle = !up.busy || up.conn.socket.poll_sent().is_ready();
+        let clean = self.request_done && self.to_up.is_empty() && idle && up.keep_alive && rest.is_empty();
+        if clean {
+            pool::give(up.conn);
+        } else if !up.keep_alive {
+            up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+        }
+        if !self.request_done {
+            self.conn.twin.http.inc(Http::DownstreamRqResponseBeforeRqComplete);
+            self.fate = Fate::CloseDelayed;
+        }
+    }
+
+    /// The upstream closed, or its connection broke.
+    pub(super) fn on_up_end(&mut self, error: Option<NetError>) -> Result<(), Cut> {
+        let Some(up) = &self.up else { return Ok(()) };
+        up.conn.ended_by_peer();
+        if self.tunnel {
+            self.response_done = true;
+            self.fate = Fate::Close;
+            self.drop_upstream(true);
+            return Ok(());
+        }
+        if error.is_none() && up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection) {
+            if self.down_framing == Framing::Chunked {
+                let budget = self.conn.cx.rt.budget().clone();
+                last_chunk(None, &mut self.to_down, &budget);
+            }
+            self.response_ended(&Chunk::from_static(b""));
+            self.flush_down();
+            return Ok(());
+        }
+        self.info.flags.add(Flags::UPSTREAM_CONNECTION_TERMINATION);
+        bump(&up.conn.host.shared.stats.rq_error);
+        if self.response.is_some() {
+            return Err(self.cut_upstream("upstream_reset_after_response_started{connection_termination}"));
+        }
+        up.cluster.stats.code(503, self.origin.internal);
+        self.drop_upstream(true);
+        self.reset_before_response(503, "connection termination");
+        Ok(())
+    }
+
+    /// The response has begun and cannot be finished: what the client gets is visibly broken.
+    fn cut_upstream(&mut self, details: &'static str) -> Cut {
+        self.conn.twin.http.inc(Http::RqResetAfterDownstreamResponseStarted);
+        self.drop_upstream(false);
+        self.fate = Fate::Close;
+        Cut::Upstream(details)
+    }
+
+    fn bad_response(&mut self, error: HeadError) -> Result<(), Cut> {
+        self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
+        if let Some(up) = &self.up {
+            up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
+            up.cluster.stats.code(502, self.origin.internal);
+            bump(&up.conn.host.shared.stats.rq_error);
+        }
+        self.drop_upstream(false);
+        self.info.failure = Some(Cow::Owned(format!("{error:?}")));
+        self.reset_before_response(502, "protocol error");
+        Ok(())
+    }
+
+    fn reset_before_response(&mut self, status: u16, reason: &str) {
+        const FRONT: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let mut reply = Reply::text(status, format!("{FRONT}{reason}").as_bytes(), "");
+        reply.details =
+            Cow::Owned(format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_")));
+        self.reply(reply);
+        self.flush_down();
+    }
+
+    /// 101: from here on bytes pass both ways.
+    fn switch_protocols(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
+        let Some(up) = &mut self.up else { return Ok(()) };
+        up.cluster.stats.code(101, self.origin.internal);
+        up.body = Some(BodyDecoder::new(Framing::UntilClose));
+        self.tunnel = true;
+        self.info.upgraded = true;
+        self.conn.twin.http.inc(Http::DownstreamCxUpgradesTotal);
+        self.conn.twin.http.inc(Http::DownstreamCxUpgradesActive);
+        self.route_deadline = selvedge_runtime::Instant::FAR;
+        self.request_deadline = selvedge_runtime::Instant::FAR;
+        let mut head = response.head;
+        hop_by_hop::strip_response(&mut head.fields, true);
+        self.add_service_time(&mut head);
+        self.route_mutations(&mut head);
+        self.down_framing = Framing::UntilClose;
+        self.info.details = Some(Cow::Borrowed("via_upstream"));
+        self.send_response_head(head, 0, false);
+        self.info.bytes_sent += rest.len() as u64;
+        self.to_down.push(rest);
+        self.flush_down();
+        Ok(())
+    }
+}

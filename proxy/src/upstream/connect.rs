@@ -1,1 +1,0 @@
-//! Opens one upstream connection.

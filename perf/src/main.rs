@@ -1,3 +1,26 @@
 //! `selvedge-perf`: load, contenders, measurements.
+#![forbid(unsafe_code)]
+#![allow(clippy::cast_precision_loss, reason = "counts and nanoseconds that become printed ratios")]
 
-fn main() {}
+mod args;
+mod bakeoff;
+mod clock;
+mod contender;
+mod load;
+mod plot;
+mod proc;
+mod report;
+mod scenario;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match args::dispatch(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("selvedge-perf: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! Builds the descriptor set of the Envoy API from the protos that the `envoy-types` crate carries.
 //!
-//! The crate is found through `cargo metadata`, the compiler comes as a crate: nothing to install.
+//! The crate is found where cargo unpacked it, the compiler comes as a crate: nothing to install.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -41,14 +41,39 @@ fn main() {
     assert!(status.success(), "protoc failed");
 }
 
-/// Where envoy-types keeps its protos.
+/// Where envoy-types keeps its protos: beside its sources, in cargo's registry or wherever cargo says.
 fn proto_root() -> PathBuf {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(Path::new(&env::var_os("HOME")?).join(".cargo")));
+    let sources = home.and_then(|h| fs::read_dir(h.join("registry/src")).ok());
+    let package = format!("envoy-types-{}", locked_version());
+    let in_registry = sources
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|registry| registry.path().join(&package).join("proto"))
+        .find(|proto| proto.is_dir());
+    in_registry.unwrap_or_else(ask_cargo)
+}
+
+/// The version of envoy-types in the lock file.
+fn locked_version() -> String {
+    let manifest = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"));
+    let lock = fs::read_to_string(manifest.join("../Cargo.lock")).expect("the lock file");
+    let mut lines = lock.lines().skip_while(|l| *l != "name = \"envoy-types\"");
+    let version = lines.nth(1).and_then(|l| l.strip_prefix("version = ")).expect("envoy-types is locked");
+    version.trim_matches('"').to_owned()
+}
+
+/// For vendored or patched sources.
+fn ask_cargo() -> PathBuf {
     let output = Command::new(env::var_os("CARGO").expect("set by cargo"))
-        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
-        .arg(env::var("TARGET").expect("set by cargo"))
+        .args(["metadata", "--format-version", "1"])
         .current_dir(env::var_os("CARGO_MANIFEST_DIR").expect("set by cargo"))
         .output()
         .expect("cargo metadata runs");
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the protos of envoy-types were not found: {why}");
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON");
     let packages = metadata["packages"].as_array().expect("packages");
     let package = packages.iter().find(|p| p["name"] == "envoy-types").expect("envoy-types is a dependency");

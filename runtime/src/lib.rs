@@ -11,6 +11,7 @@ mod epoll;
 pub mod limits;
 pub mod listen;
 mod mailbox;
+pub mod memory;
 mod net;
 mod op;
 pub mod rng;

@@ -21,3 +21,19 @@ pub const CONFIG_DEPTH: usize = 100;
 pub const CONFIG_EXPANSION: usize = 4 * 1024 * 1024;
 /// Bytes of a configuration that are read before a source without end is refused.
 pub const CONFIG_BYTES: u64 = 1024 * 1024 * 1024;
+
+/// Shards of a process: more than any machine has cores; each costs a thread and its buffers.
+pub const SHARDS: u32 = 4096;
+/// Longest time that a shard may look for work before it sleeps, in microseconds: beyond it sleeping costs nothing.
+pub const SPIN_US: u32 = 100_000;
+
+/// Connections that the admin server serves at once: scrapers, probes and a few people.
+pub const ADMIN_CONNECTIONS: usize = 128;
+/// Bytes of an admin request's head. envoy: 60 KiB of headers; a filter of stats fits many times.
+pub const ADMIN_HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of an admin request's body that are read: a form of `/runtime_modify`.
+pub const ADMIN_BODY_BYTES: usize = 64 * 1024;
+/// Longest pattern that `filter` and its kind may be compiled to.
+pub const ADMIN_REGEX_BYTES: usize = 1 << 20;
+/// Seconds that an admin client may take for one head, and for taking a response.
+pub const ADMIN_PATIENCE_S: u64 = 60;

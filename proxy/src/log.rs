@@ -15,6 +15,8 @@ use std::time::SystemTime;
 
 use selvedge_runtime::WallTime;
 
+use crate::args::Options;
+
 pub use pattern::{Line, Pattern};
 
 /// Levels in rising severity.
@@ -119,6 +121,15 @@ pub fn level() -> Level {
 /// Every component with its level, in Envoy's order.
 pub fn levels() -> impl Iterator<Item = (&'static str, Level)> {
     COMPONENTS.iter().zip(&LEVELS).map(|(name, level)| (*name, Level::from_number(level.load(Relaxed))))
+}
+
+/// Sets levels and form as the command line says.
+pub fn begin(options: &Options) {
+    set_level(options.log_level);
+    for (name, level) in &options.component_log_levels {
+        set_component_level(name, *level);
+    }
+    set_format(&options.log_format, options.log_format_escaped);
 }
 
 /// Sets the form of the lines: a pattern of spdlog's, and whether control characters are written as escapes.

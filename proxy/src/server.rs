@@ -52,12 +52,15 @@ pub struct Bound {
 
 /// Runs the server to its end. The answer is the exit code.
 pub fn run(options: Options) -> i32 {
-    log::set_level(options.log_level);
+    log::begin(&options);
     if !options.log_path.is_empty()
         && let Err(error) = log::open_file(&options.log_path)
     {
         eprintln!("error: cannot open log file '{}': {error}", options.log_path);
         return 1;
+    }
+    for (component, warning) in &options.warnings {
+        log::warn(component, warning);
     }
     match serve(options) {
         Ok(()) => 0,

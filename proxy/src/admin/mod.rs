@@ -1,10 +1,30 @@
-//! The admin server, on its own thread.
+//! The admin server, on its own thread: one list of endpoints, one file for each group of them.
+//!
+//! It reads snapshots and stats blocks and posts commands to the control thread; it can block neither a shard nor
+//! the control thread. Endpoints that read much run beside the loop, so that a probe of `/ready` never waits for a
+//! scrape. Not here: what a command does.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "admin thread")]
 
+mod clusters;
+mod config_dump;
+mod info;
+mod lifecycle;
+mod listeners;
+mod logging;
+mod mask;
+mod page;
+mod query;
+mod reply;
+mod runtime;
+mod server;
+mod stats;
+
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use envoy_types::pb::envoy::config::core::v3 as core;
 use selvedge_runtime::SocketAddress;
 
 use crate::access_log::sink::Writer;
@@ -13,6 +33,10 @@ use crate::config::snapshot::Snapshot;
 use crate::shard::ServerShared;
 use crate::stats::scope::Registry;
 use crate::upstream::cluster::ClusterShared;
+use query::Query;
+use reply::Reply;
+
+pub use server::start;
 
 /// What the admin thread sees of the process.
 #[allow(missing_debug_implementations, reason = "holds closures")]
@@ -43,7 +67,179 @@ pub enum Command {
     DrainListeners { graceful: bool, skip_exit: bool, inbound_only: bool },
 }
 
-/// Binds the address and serves it on a thread of its own. The answer is the bound address.
-pub fn start(address: &SocketAddress, _state: AdminState) -> Result<SocketAddress, String> {
-    Ok(address.clone())
+/// States of the server, with Envoy's numbers and names.
+const STATES: [&str; 4] = ["LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING"];
+
+/// What the endpoints read: the process, and what was read off its bootstrap once.
+struct Admin {
+    state: AdminState,
+    node: core::Node,
+}
+
+impl Admin {
+    fn new(state: AdminState, bootstrap: &Bootstrap) -> Admin {
+        let node = info::node(&state, bootstrap.node.clone().unwrap_or_default());
+        Admin { state, node }
+    }
+
+    /// The number of the server's state. //= envoy: a live server whose health check fails is draining
+    fn server_state(&self) -> u8 {
+        match self.state.phase.load(Relaxed) {
+            0 if self.state.server.failing_health.load(Relaxed) => 1,
+            phase => phase,
+        }
+    }
+
+    fn state_name(&self) -> &'static str {
+        STATES.get(usize::from(self.server_state())).copied().unwrap_or("INITIALIZING")
+    }
+}
+
+/// One endpoint.
+struct Endpoint {
+    path: &'static str,
+    about: &'static str,
+    /// Changes something: POST alone is taken.
+    mutates: bool,
+    /// Reads so much that it runs beside the loop.
+    heavy: bool,
+    params: &'static [Param],
+    answer: fn(&Admin, &Query) -> Reply,
+}
+
+/// One parameter of an endpoint, for people.
+struct Param {
+    name: &'static str,
+    kind: ParamKind,
+    about: &'static str,
+}
+
+enum ParamKind {
+    Text,
+    Flag,
+    OneOf(&'static [&'static str]),
+}
+
+const fn get(path: &'static str, about: &'static str, answer: fn(&Admin, &Query) -> Reply) -> Endpoint {
+    Endpoint { path, about, mutates: false, heavy: false, params: &[], answer }
+}
+
+const fn post(path: &'static str, about: &'static str, answer: fn(&Admin, &Query) -> Reply) -> Endpoint {
+    Endpoint { path, about, mutates: true, heavy: false, params: &[], answer }
+}
+
+impl Endpoint {
+    const fn with(mut self, params: &'static [Param]) -> Endpoint {
+        self.params = params;
+        self
+    }
+
+    const fn beside(mut self) -> Endpoint {
+        self.heavy = true;
+        self
+    }
+}
+
+const fn text(name: &'static str, about: &'static str) -> Param {
+    Param { name, kind: ParamKind::Text, about }
+}
+
+const fn flag(name: &'static str, about: &'static str) -> Param {
+    Param { name, kind: ParamKind::Flag, about }
+}
+
+const fn one_of(name: &'static str, values: &'static [&'static str], about: &'static str) -> Param {
+    Param { name, kind: ParamKind::OneOf(values), about }
+}
+
+const FILTER: &str = "regular expression (RE2) that the name of a stat must contain";
+const INVERT: &str = "show what the filter does not match";
+const USED: &str = "only stats that were ever written";
+const Y_OR_N: &[Param] = &[one_of("enable", &["y", "n"], "on or off")];
+const LEVELS: &[&str] = &["", "trace", "debug", "info", "warning", "error", "critical", "off"];
+
+/// THE LIST of endpoints, sorted: it drives dispatch, `/help` and the index.
+#[rustfmt::skip]
+static ENDPOINTS: &[Endpoint] = &[
+    get("/", "this page", page::index),
+    post("/allocprofiler", "allocation profiler (not in this build)", lifecycle::alloc_profiler).with(Y_OR_N),
+    get("/certs", "certificates in use", info::certs),
+    get("/clusters", "upstream clusters and their endpoints", clusters::clusters).beside().with(&[
+        text("filter", "regular expression (RE2) that the name of a cluster must contain"),
+        one_of("format", &["text", "json"], "form of the answer"),
+    ]),
+    get("/config_dump", "the configuration in use", config_dump::config_dump).beside().with(&[
+        text("resource", "one repeated field of the dump, such as static_clusters"),
+        text("mask", "fields to keep, separated by commas; with a resource they are fields of each of its elements"),
+        text("name_regex", "only resources whose whole name matches"),
+        flag("include_eds", "with the endpoints of clusters"),
+    ]),
+    get("/contention", "contention of mutexes (shards have none)", info::contention),
+    post("/cpuprofiler", "CPU profiler (not in this build)", lifecycle::cpu_profiler).with(Y_OR_N),
+    post("/drain_listeners", "drain listeners", lifecycle::drain_listeners).with(&[
+        flag("graceful", "ask connections to close during the drain time, then stop listening"),
+        flag("skip_exit", "drain connections, but never stop listening"),
+        flag("inboundonly", "only listeners whose traffic_direction is INBOUND"),
+    ]),
+    post("/healthcheck/fail", "make health checks of this server fail", lifecycle::health_fail),
+    post("/healthcheck/ok", "make health checks of this server pass", lifecycle::health_ok),
+    get("/heap_dump", "profile of the heap (not in this build)", lifecycle::heap_dump),
+    post("/heapprofiler", "heap profiler (not in this build)", lifecycle::heap_profiler).with(Y_OR_N),
+    get("/help", "the list of commands", page::help),
+    get("/hot_restart_version", "version of the hot restart protocol", info::hot_restart_version),
+    get("/init_dump", "what the start waits for", info::init_dump).with(&[
+        text("mask", "the component to look at, such as listener"),
+    ]),
+    get("/listeners", "listeners and their addresses", listeners::listeners).with(&[
+        one_of("format", &["text", "json"], "form of the answer"),
+    ]),
+    post("/logging", "show and change levels of the log", logging::logging).with(&[
+        text("paths", "<component>:<level>,<component>:<level>..."),
+        text("group", "<component>:<level>; it needs fine-grain logging"),
+        one_of("level", LEVELS, "level of all components"),
+    ]),
+    get("/memory", "memory of the process", info::memory),
+    get("/memory/tcmalloc", "details of the allocator (not in this build)", info::tcmalloc),
+    get("/peak_heap_dump", "profile of the heap at its peak (not in this build)", lifecycle::heap_dump),
+    post("/quitquitquit", "end the process", lifecycle::quit),
+    get("/ready", "state of the server: 200 when LIVE, else 503", lifecycle::ready),
+    post("/reopen_logs", "open log files anew", lifecycle::reopen_logs),
+    post("/reset_counters", "set all counters to zero", lifecycle::reset_counters),
+    get("/runtime", "values of the runtime", runtime::runtime),
+    post("/runtime_modify", "change values of the runtime: ?key1=value1&key2=value2 (not implemented yet)",
+        runtime::runtime_modify),
+    get("/server_info", "version, state and command line of the server", info::server_info),
+    get("/stats", "stats", stats::stats).beside().with(&[
+        flag("usedonly", USED),
+        text("filter", FILTER),
+        flag("invert_filter", INVERT),
+        one_of("format", &["text", "json", "prometheus"], "form of the answer"),
+        one_of("type", &["All", "Counters", "Histograms", "Gauges", "TextReadouts"], "kind of stats"),
+        one_of("histogram_buckets", &["", "cumulative", "disjoint", "detailed", "summary"], "form of histograms"),
+    ]),
+    get("/stats/prometheus", "stats for Prometheus", stats::prometheus).beside().with(&[
+        flag("usedonly", USED),
+        flag("text_readouts", "text readouts as gauges of value 0 (there are none)"),
+        text("filter", FILTER),
+        flag("invert_filter", INVERT),
+        one_of("histogram_buckets", &["cumulative", "summary"], "form of histograms"),
+    ]),
+    get("/stats/recentlookups", "lookups of stats by name (there are none: stats have slots)", stats::lookups),
+    post("/stats/recentlookups/clear", "clear the lookups", stats::lookups_changed),
+    post("/stats/recentlookups/disable", "do not record lookups", stats::lookups_changed),
+    post("/stats/recentlookups/enable", "record lookups", stats::lookups_changed),
+];
+
+fn find(path: &str) -> Option<&'static Endpoint> {
+    ENDPOINTS.iter().find(|e| e.path == path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_is_sorted() {
+        assert!(ENDPOINTS.is_sorted_by(|a, b| a.path < b.path));
+    }
 }

@@ -6,51 +6,146 @@ use super::block::edges;
 use super::names::Kind;
 use super::scope::{HistogramRow, Registry, Row};
 
-/// Which stats are shown.
+/// Which kind of stats is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shown {
+    #[default]
+    All,
+    Counters,
+    Gauges,
+    Histograms,
+    /// There are none.
+    TextReadouts,
+}
+
+impl Shown {
+    fn takes(self, kind: Kind) -> bool {
+        match self {
+            Shown::All => true,
+            Shown::Counters => kind == Kind::Counter,
+            Shown::Gauges => kind == Kind::Gauge,
+            Shown::Histograms | Shown::TextReadouts => false,
+        }
+    }
+}
+
+/// How histograms are shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Buckets {
+    /// Quantiles; buckets for Prometheus.
+    #[default]
+    Unset,
+    Summary,
+    Cumulative,
+    Disjoint,
+    Detailed,
+}
+
+/// Which stats are shown, and how.
 #[derive(Debug, Default)]
 pub struct Selection {
     pub filter: Option<regex::Regex>,
+    /// Those that the filter does not match.
+    pub invert: bool,
     /// Only those that were ever written: taken as not zero.
     pub used_only: bool,
+    pub shown: Shown,
+    pub buckets: Buckets,
+    /// Labels on every stat for Prometheus: `--stats-tag`.
+    pub tags: Vec<(String, String)>,
 }
 
 impl Selection {
     fn takes(&self, name: &str, used: bool) -> bool {
-        (used || !self.used_only) && self.filter.as_ref().is_none_or(|f| f.is_match(name))
+        (used || !self.used_only) && self.filter.as_ref().is_none_or(|f| f.is_match(name) != self.invert)
     }
 }
 
 fn select(registry: &Registry, selection: &Selection) -> (Vec<Row>, Vec<HistogramRow>) {
     let mut rows = registry.rows();
-    rows.retain(|r| selection.takes(&r.name, r.value != 0));
+    rows.retain(|r| selection.shown.takes(r.kind) && selection.takes(&r.name, r.value != 0));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut histograms = registry.histograms();
-    histograms.retain(|h| selection.takes(&h.name, h.count() != 0));
-    histograms.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut histograms = Vec::new();
+    if matches!(selection.shown, Shown::All | Shown::Histograms) {
+        histograms = registry.histograms();
+        histograms.retain(|h| selection.takes(&h.name, h.count() != 0));
+        histograms.sort_by(|a, b| a.name.cmp(&b.name));
+    }
     (rows, histograms)
 }
 
 /// The quantiles that Envoy shows.
 const QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.995, 0.999, 1.0];
 
-/// The value at a quantile, interpolated within its bin.
+/// The value at a quantile: of n samples in a bin the k-th stands at k parts of n + 1 of its width.
 #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
 fn quantile(h: &HistogramRow, q: f64) -> f64 {
-    let wanted = q * h.count() as f64;
+    let wanted = (q * h.count() as f64).ceil().max(1.0);
     let mut below = 0.0;
-    let mut last = 0.0;
     for (bin, &n) in h.counts.iter().enumerate().filter(|(_, n)| **n > 0) {
         let (lower, width) = edges(bin);
         let n = n as f64;
-        last = lower + width;
         if wanted <= below + n {
-            // envoy: a quantile of 0 is read off the first sample, not the bin's edge
-            let into = if q == 0.0 { 1.0 / (n + 1.0) } else { (wanted - below) / n };
-            return lower + width * into.min(1.0);
+            return lower + width * (wanted - below) / (n + 1.0);
         }
         below += n;
     }
-    last
+    0.0
+}
+
+/// Samples up to an edge.
+fn below(h: &HistogramRow, edge: f64) -> u64 {
+    let within = |bin: usize| edges(bin).0 + edges(bin).1 <= edge + 1e-9;
+    h.counts
+        .iter()
+        .enumerate()
+        .filter(|(bin, n)| **n > 0 && (*bin == 0 || within(*bin)))
+        .map(|(_, n)| n)
+        .sum()
+}
+
+/// Each bucket's edge and its samples: all up to the edge, or those since the edge before.
+fn bucket_counts(h: &HistogramRow, disjoint: bool) -> Vec<(f64, u64)> {
+    let mut before = 0;
+    BUCKETS
+        .iter()
+        .map(|&edge| {
+            let all = below(h, edge);
+            let own = if disjoint { all - before } else { all };
+            before = all;
+            (edge, own)
+        })
+        .collect()
+}
+
+/// The bins that hold samples: lower edge, width, count.
+fn filled(h: &HistogramRow) -> impl Iterator<Item = (f64, f64, u64)> {
+    let filled = h.counts.iter().enumerate().filter(|(_, n)| **n > 0);
+    filled.map(|(bin, &n)| (edges(bin).0, edges(bin).1, n))
+}
+
+/// Six significant digits, as `%g` of C writes them: `1.8e+06`.
+fn general(value: f64) -> String {
+    let exponent = value.abs().log10().floor();
+    if !(1e6..1e21).contains(&value.abs()) {
+        return value.to_string();
+    }
+    let mantissa = value / 10f64.powf(exponent);
+    format!("{}e+{exponent:02}", (mantissa * 1e5).round() / 1e5)
+}
+
+/// The shorter of a plain number and one with an exponent.
+fn shortest(value: f64) -> String {
+    let plain = value.to_string();
+    let exponent = plain.len() - 1;
+    let digits = plain.trim_end_matches('0');
+    if plain.contains('.') || digits.is_empty() {
+        return plain;
+    }
+    let (first, rest) = digits.split_at(1);
+    let point = if rest.is_empty() { "" } else { "." };
+    let scientific = format!("{first}{point}{rest}e+{exponent:02}");
+    if scientific.len() < plain.len() { scientific } else { plain }
 }
 
 pub fn text(registry: &Registry, selection: &Selection) -> String {
@@ -59,46 +154,100 @@ pub fn text(registry: &Registry, selection: &Selection) -> String {
     for row in rows {
         let _infallible = writeln!(out, "{}: {}", row.name, row.value);
     }
-    for h in histograms {
-        if h.count() == 0 {
-            let _infallible = writeln!(out, "{}: No recorded values", h.name);
-            continue;
-        }
-        let _infallible = write!(out, "{}:", h.name);
-        for q in QUANTILES {
-            let value = quantile(&h, q);
-            let _infallible = write!(out, " P{}({value},{value})", q * 100.0);
-        }
-        out.push('\n');
-    }
+    histograms.iter().for_each(|h| text_histogram(&mut out, h, selection.buckets));
     out
+}
+
+/// Envoy writes two values: of the last interval, which we do not keep, and of all time.
+fn text_histogram(out: &mut String, h: &HistogramRow, buckets: Buckets) {
+    if h.count() == 0 {
+        let _infallible = writeln!(out, "{}: No recorded values", h.name);
+        return;
+    }
+    let quantiles: Vec<String> =
+        QUANTILES.iter().map(|&q| format!("P{}(nan,{})", percent(q), quantile(h, q))).collect();
+    let quantiles = quantiles.join(" ");
+    let _infallible = match buckets {
+        Buckets::Unset | Buckets::Summary => writeln!(out, "{}: {quantiles}", h.name),
+        Buckets::Cumulative | Buckets::Disjoint => {
+            let counts = bucket_counts(h, buckets == Buckets::Disjoint);
+            let all: Vec<String> = counts.iter().map(|(e, n)| format!("B{}(0,{n})", general(*e))).collect();
+            writeln!(out, "{}: {}", h.name, all.join(" "))
+        }
+        Buckets::Detailed => {
+            let totals: Vec<String> =
+                filled(h).map(|(lower, width, n)| format!(" {lower},{width}:{n}")).collect();
+            let totals = totals.join(",");
+            let totals = totals.trim_start();
+            writeln!(out, "{}:\n  totals={totals}\n  intervals=\n  summary={quantiles}", h.name)
+        }
+    };
+}
+
+/// A quantile as percent, free of the dust of binary fractions.
+fn percent(q: f64) -> f64 {
+    (q * 1000.0).round() / 10.0
 }
 
 pub fn json(registry: &Registry, selection: &Selection) -> String {
     let (rows, histograms) = select(registry, selection);
-    let mut stats: Vec<serde_json::Value> =
-        rows.iter().map(|r| serde_json::json!({"name": r.name, "value": r.value})).collect();
+    let mut parts: Vec<String> =
+        rows.iter().map(|r| format!("{{\"name\":{},\"value\":{}}}", quoted(&r.name), r.value)).collect();
     if !histograms.is_empty() {
-        let computed: Vec<_> = histograms
-            .iter()
-            .map(|h| {
-                let empty = h.count() == 0;
-                let values: Vec<_> = QUANTILES
-                    .iter()
-                    .map(|&q| {
-                        let value = if empty { serde_json::Value::Null } else { quantile(h, q).into() };
-                        serde_json::json!({"interval": value, "cumulative": value})
-                    })
-                    .collect();
-                serde_json::json!({"name": h.name, "values": values})
-            })
-            .collect();
-        let quantiles: Vec<f64> = QUANTILES.iter().map(|q| q * 100.0).collect();
-        stats.push(serde_json::json!({
-            "histograms": {"supported_quantiles": quantiles, "computed_quantiles": computed}
-        }));
+        parts.push(format!("{{\"histograms\":{}}}", json_histograms(&histograms, selection.buckets)));
     }
-    serde_json::json!({ "stats": stats }).to_string()
+    format!("{{\"stats\":[{}]}}", parts.join(","))
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn json_histograms(histograms: &[HistogramRow], buckets: Buckets) -> String {
+    let supported: Vec<String> = QUANTILES.iter().map(|&q| percent(q).to_string()).collect();
+    let supported = supported.join(",");
+    let each = |form: &dyn Fn(&HistogramRow) -> String| {
+        let all: Vec<String> =
+            histograms.iter().map(|h| format!("{{\"name\":{},{}}}", quoted(&h.name), form(h))).collect();
+        all.join(",")
+    };
+    match buckets {
+        Buckets::Unset | Buckets::Summary => {
+            let all = each(&|h| format!("\"values\":[{}]", json_quantiles(h)));
+            format!("{{\"supported_quantiles\":[{supported}],\"computed_quantiles\":[{all}]}}")
+        }
+        Buckets::Cumulative | Buckets::Disjoint => {
+            let one = |(edge, n): &(f64, u64)| {
+                format!("{{\"upper_bound\":{},\"interval\":0,\"cumulative\":{n}}}", shortest(*edge))
+            };
+            let all = each(&|h| {
+                let counts = bucket_counts(h, buckets == Buckets::Disjoint);
+                let counts: Vec<String> = counts.iter().map(one).collect();
+                format!("\"buckets\":[{}]", counts.join(","))
+            });
+            format!("[{all}]")
+        }
+        Buckets::Detailed => {
+            let all = each(&|h| {
+                let totals: Vec<String> = filled(h)
+                    .map(|(l, w, n)| format!("{{\"lower_bound\":{l},\"width\":{w},\"count\":{n}}}"))
+                    .collect();
+                let percentiles = json_quantiles(h);
+                let totals = totals.join(",");
+                format!("\"totals\":[{totals}],\"intervals\":[],\"percentiles\":[{percentiles}]")
+            });
+            format!("{{\"supported_percentiles\":[{supported}],\"details\":[{all}]}}")
+        }
+    }
+}
+
+fn json_quantiles(h: &HistogramRow) -> String {
+    let empty = h.count() == 0;
+    let one = |q: &f64| {
+        let value = if empty { "null".to_owned() } else { quantile(h, *q).to_string() };
+        format!("{{\"cumulative\":{value},\"interval\":null}}")
+    };
+    QUANTILES.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 /// Upper edges of Prometheus buckets, in the histogram's unit. envoy: the defaults of histogram_bucket_settings
@@ -124,9 +273,9 @@ const BUCKETS: [f64; 19] = [
     3_600_000.0,
 ];
 
-fn labels(pairs: &[(&'static str, String)], le: Option<&str>) -> String {
+fn labels<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, last: Option<(&'a str, &'a str)>) -> String {
     let mut out = String::from("{");
-    for (key, value) in pairs.iter().map(|(k, v)| (*k, v.as_str())).chain(le.map(|v| ("le", v))) {
+    for (key, value) in pairs.chain(last) {
         if out.len() > 1 {
             out.push(',');
         }
@@ -143,6 +292,11 @@ pub fn prometheus(registry: &Registry, selection: &Selection) -> String {
         (a.kind == Kind::Gauge, &a.metric, &a.name).cmp(&(b.kind == Kind::Gauge, &b.metric, &b.name))
     });
     histograms.sort_by(|a, b| (&a.metric, &a.name).cmp(&(&b.metric, &b.name)));
+    // envoy: tags of the command line come before those of a stat
+    let pairs = |own: &[(&'static str, String)], last: Option<(&str, &str)>| {
+        let tags = selection.tags.iter().map(|(k, v)| (k.as_str(), v.as_str()));
+        labels(tags.chain(own.iter().map(|(k, v)| (*k, v.as_str()))), last)
+    };
     let mut out = String::new();
     let mut last = None;
     for row in &rows {
@@ -151,29 +305,33 @@ pub fn prometheus(registry: &Registry, selection: &Selection) -> String {
             let _infallible = writeln!(out, "# TYPE envoy_{} {kind}", row.metric);
             last = Some(&row.metric);
         }
-        let _infallible = writeln!(out, "envoy_{}{} {}", row.metric, labels(&row.labels, None), row.value);
+        let _infallible = writeln!(out, "envoy_{}{} {}", row.metric, pairs(&row.labels, None), row.value);
     }
+    let summary = selection.buckets == Buckets::Summary;
     let mut last = None;
     for h in &histograms {
         let metric = &h.metric;
         if last != Some(metric) {
-            let _infallible = writeln!(out, "# TYPE envoy_{metric} histogram");
+            let kind = if summary { "summary" } else { "histogram" };
+            let _infallible = writeln!(out, "# TYPE envoy_{metric} {kind}");
             last = Some(metric);
         }
-        for edge in BUCKETS {
-            let below: u64 = h
-                .counts
-                .iter()
-                .enumerate()
-                .filter(|(bin, n)| **n > 0 && edges(*bin).0 + edges(*bin).1 <= edge + 1e-9 || *bin == 0)
-                .map(|(_, n)| n)
-                .sum();
-            let le = labels(&h.labels, Some(&edge.to_string()));
-            let _infallible = writeln!(out, "envoy_{metric}_bucket{le} {below}");
-        }
-        let (all, plain) = (labels(&h.labels, Some("+Inf")), labels(&h.labels, None));
         let count = h.count();
-        let _infallible = writeln!(out, "envoy_{metric}_bucket{all} {count}");
+        if summary {
+            for q in QUANTILES {
+                let le = pairs(&h.labels, Some(("quantile", &q.to_string())));
+                let value = if count == 0 { "nan".to_owned() } else { quantile(h, q).to_string() };
+                let _infallible = writeln!(out, "envoy_{metric}{le} {value}");
+            }
+        } else {
+            for edge in BUCKETS {
+                let le = pairs(&h.labels, Some(("le", &edge.to_string())));
+                let _infallible = writeln!(out, "envoy_{metric}_bucket{le} {}", below(h, edge));
+            }
+            let all = pairs(&h.labels, Some(("le", "+Inf")));
+            let _infallible = writeln!(out, "envoy_{metric}_bucket{all} {count}");
+        }
+        let plain = pairs(&h.labels, None);
         let _infallible =
             writeln!(out, "envoy_{metric}_sum{plain} {}\nenvoy_{metric}_count{plain} {count}", h.sum);
     }
@@ -204,12 +362,12 @@ mod tests {
             &[("envoy_cluster_name", "a")],
         ));
         cluster.block(0).code(503, false);
-        let used = Selection { used_only: true, filter: None };
+        let used = Selection { used_only: true, ..Selection::default() };
         let expected = "cluster.a.external.upstream_rq_503: 1\ncluster.a.external.upstream_rq_5xx: 1\n\
             cluster.a.external.upstream_rq_completed: 1\ncluster.a.upstream_rq_503: 1\ncluster.a.upstream_rq_5xx: 1\n\
             cluster.a.upstream_rq_completed: 1\nhttp.x.downstream_rq_2xx: 4\n\
-            http.x.downstream_rq_time: P0(405,405) P25(402.5,402.5) P50(405,405) P75(407.5,407.5) P90(409,409) \
-            P95(409.5,409.5) P99(409.9,409.9) P99.5(409.95,409.95) P99.9(409.99,409.99) P100(410,410)\n";
+            http.x.downstream_rq_time: P0(nan,405) P25(nan,405) P50(nan,405) P75(nan,405) P90(nan,405) P95(nan,405) \
+            P99(nan,405) P99.5(nan,405) P99.9(nan,405) P100(nan,405)\n";
         assert_eq!(text(&registry, &used), expected);
         let prom = prometheus(&registry, &used);
         assert!(
@@ -227,5 +385,51 @@ mod tests {
         registry.reset_counters();
         assert_eq!(http.get(Http::DownstreamRq2xx), 4);
         assert!(!text(&registry, &used).contains("downstream_rq_2xx"));
+    }
+
+    /// 13 samples of 0, 11 of 2 and one of 3; the expectations are Envoy's for the same.
+    #[test]
+    fn histograms_in_every_form() {
+        let registry = Registry::default();
+        let http = registry.scope::<Http>(ScopeName::new("x.", "x", &[]));
+        let block = http.block(0);
+        for value in [0; 13].into_iter().chain([2; 11]).chain([3]) {
+            block.record(HttpHist::DownstreamRqTime, value);
+        }
+        let filter = Some(regex::Regex::new("rq_time$").expect("a pattern"));
+        let mut selection = Selection { filter, shown: Shown::Histograms, ..Selection::default() };
+        assert_eq!(
+            text(&registry, &selection),
+            "x.downstream_rq_time: P0(nan,0) P25(nan,0) P50(nan,0) P75(nan,2.05) P90(nan,2.0833333333333335) \
+             P95(nan,2.091666666666667) P99(nan,3.05) P99.5(nan,3.05) P99.9(nan,3.05) P100(nan,3.05)\n"
+        );
+        selection.buckets = Buckets::Disjoint;
+        let disjoint = text(&registry, &selection);
+        assert!(
+            disjoint.starts_with("x.downstream_rq_time: B0.5(0,13) B1(0,0) B5(0,12) B10(0,0)"),
+            "{disjoint}"
+        );
+        assert!(disjoint.ends_with("B300000(0,0) B600000(0,0) B1.8e+06(0,0) B3.6e+06(0,0)\n"), "{disjoint}");
+        selection.buckets = Buckets::Detailed;
+        assert!(text(&registry, &selection).starts_with(
+            "x.downstream_rq_time:\n  totals=0,0:13, 2,0.1:11, 3,0.1:1\n  intervals=\n  summary=P0("
+        ));
+        selection.buckets = Buckets::Cumulative;
+        let buckets = json(&registry, &selection);
+        assert!(
+            buckets
+                .contains("{\"upper_bound\":60000,\"interval\":0,\"cumulative\":25},{\"upper_bound\":3e+05")
+        );
+        assert!(
+            buckets.ends_with("{\"upper_bound\":3600000,\"interval\":0,\"cumulative\":25}]}]}]}"),
+            "{buckets}"
+        );
+        selection.buckets = Buckets::Summary;
+        selection.tags = vec![("a".to_owned(), "b".to_owned())];
+        let summary = prometheus(&registry, &selection);
+        assert!(
+            summary.contains("envoy_x_downstream_rq_time{a=\"b\",quantile=\"0.75\"} 2.05\n"),
+            "{summary}"
+        );
     }
 }

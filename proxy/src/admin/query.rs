@@ -1,0 +1,102 @@
+//! The path and the parameters of an admin request. Pure.
+
+/// The parameters, decoded, in the order given. Of two with the same name the first counts.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Query {
+    pairs: Vec<(String, String)>,
+}
+
+impl Query {
+    /// Of the part behind the question mark, or of a form's body.
+    pub(super) fn parse(text: &str) -> Query {
+        let mut pairs: Vec<(String, String)> = Vec::new();
+        for part in text.split('&').filter(|p| !p.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            let name = decode(name);
+            if !pairs.iter().any(|(n, _)| *n == name) {
+                pairs.push((name, decode(value)));
+            }
+        }
+        Query { pairs }
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.pairs.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    /// The value, when it is not empty.
+    pub(super) fn filled(&self, name: &str) -> Option<&str> {
+        self.get(name).filter(|v| !v.is_empty())
+    }
+
+    pub(super) fn pairs(&self) -> &[(String, String)] {
+        &self.pairs
+    }
+
+    pub(super) fn append(&mut self, other: Query) {
+        for (name, value) in other.pairs {
+            if !self.has(&name) {
+                self.pairs.push((name, value));
+            }
+        }
+    }
+}
+
+/// Percent escapes to bytes; one that is none stays. Bytes that are no UTF-8 are replaced.
+pub(super) fn decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    let digit = |at: usize| bytes.get(at).and_then(|b| char::from(*b).to_digit(16));
+    while let Some(&b) = bytes.get(at) {
+        at += 1;
+        match (b, digit(at), digit(at + 1)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push(u8::try_from(high * 16 + low).unwrap_or(b'?'));
+                at += 2;
+            }
+            _ => out.push(b),
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// The path as the list of endpoints knows it: decoded, one slash in front.
+//= envoy: the admin server's connection manager normalizes paths and merges slashes
+pub(super) fn normal_path(raw: &str) -> String {
+    let decoded = decode(raw);
+    let mut out = String::with_capacity(decoded.len());
+    for c in decoded.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters() {
+        let q = Query::parse("usedonly&filter=%5ea%2B+b&x=y=z&&filter=2");
+        assert!(q.has("usedonly") && !q.has("used"));
+        assert_eq!((q.get("filter"), q.get("x"), q.filled("usedonly")), (Some("^a++b"), Some("y=z"), None));
+        assert_eq!(decode("%zz%4"), "%zz%4");
+        assert_eq!(decode("%ff"), "\u{fffd}");
+    }
+
+    #[test]
+    fn paths() {
+        for (raw, expected) in
+            [("//stats", "/stats"), ("///", "/"), ("/%72eady", "/ready"), ("/ready/", "/ready/")]
+        {
+            assert_eq!(normal_path(raw), expected);
+        }
+    }
+}

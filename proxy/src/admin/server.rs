@@ -1,0 +1,294 @@
+//! The admin thread: binds, accepts, reads requests, finds the endpoint, answers.
+//!
+//! Bounded: connections, the size of a head and of a form, how long a client may take for either and for an answer.
+//! When all connections are taken, one more waits in the kernel until one ends.
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "admin thread")]
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
+
+use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use envoy_types::pb::envoy::config::core::v3::address::Address;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{HeaderName, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prost::Message;
+use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
+use selvedge_runtime::{SocketAddress, WallTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+
+use super::query::{Query, normal_path};
+use super::reply::Reply;
+use super::stats::Counts;
+use super::{Admin, AdminState, Endpoint, find, page};
+use crate::access_log::format::http_date;
+use crate::{limits, log};
+
+/// Binds the address and serves it on a thread of its own. The answer is the bound address.
+pub fn start(address: &SocketAddress, state: AdminState) -> Result<SocketAddress, String> {
+    let fail = |what: &str, e: &dyn std::fmt::Display| format!("{what} admin address '{address}': {e}");
+    let bootstrap = Bootstrap::decode(&*state.bootstrap_bytes).map_err(|e| fail("no bootstrap for", &e))?;
+    let options = BindOptions { mode: pipe_mode(&bootstrap), ..BindOptions::default() };
+    let socket = bind_listen(address, &options).map_err(|e| {
+        let reason = e.to_string();
+        fail("cannot bind", &reason.split(" (os").next().unwrap_or(&reason))
+    })?;
+    let bound = bound_address(&socket).unwrap_or_else(|| address.clone());
+    let admin = Arc::new(Admin::new(state, &bootstrap));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(HEAVY_AT_ONCE)
+        .thread_name("admin-heavy")
+        .build()
+        .map_err(|e| fail("no runtime for", &e))?;
+    let listener = {
+        let _inside = runtime.enter();
+        Listener::new(socket, &bound).map_err(|e| fail("cannot serve", &e))?
+    };
+    std::thread::Builder::new()
+        .name("admin".to_owned())
+        .spawn(move || runtime.block_on(serve(listener, admin)))
+        .map_err(|e| fail("no thread for", &e))?;
+    log::info("admin", &format!("admin address: {bound}"));
+    Ok(bound)
+}
+
+/// Dumps and scrapes at once; others wait for their turn.
+const HEAVY_AT_ONCE: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(limits::ADMIN_PATIENCE_S);
+/// How long an accept that failed waits before the next: descriptors may be free by then.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
+fn pipe_mode(bootstrap: &Bootstrap) -> Option<u32> {
+    match bootstrap.admin.as_ref()?.address.as_ref()?.address.as_ref()? {
+        Address::Pipe(pipe) if pipe.mode != 0 => Some(pipe.mode),
+        _ => None,
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    fn new(socket: std::os::fd::OwnedFd, bound: &SocketAddress) -> io::Result<Listener> {
+        if matches!(bound, SocketAddress::Ip(_)) {
+            let listener = std::net::TcpListener::from(socket);
+            listener.set_nonblocking(true)?;
+            return TcpListener::from_std(listener).map(Listener::Tcp);
+        }
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        UnixListener::from_std(listener).map(Listener::Unix)
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Listener::Tcp(l) => {
+                let (stream, _) = l.accept().await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+            Listener::Unix(l) => Box::new(l.accept().await?.0),
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+async fn serve(listener: Listener, admin: Arc<Admin>) {
+    let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+    let counts = Arc::new(Counts::new(&admin.state.registry));
+    // The semaphore is never closed.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok(stream) => {
+                let (admin, counts) = (Arc::clone(&admin), Arc::clone(&counts));
+                tokio::spawn(async move {
+                    counts.opened();
+                    converse(stream, &admin, &counts).await;
+                    counts.closed();
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                log::warn("admin", &format!("accept failed: {error}"));
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Counts>) {
+    let stream = Patient { stream, stuck: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false };
+    let service = hyper::service::service_fn(|request: Request<Incoming>| {
+        let (admin, counts) = (Arc::clone(admin), Arc::clone(counts));
+        async move {
+            counts.asked();
+            let response = answer(request, admin).await;
+            counts.answered(response.status().as_u16());
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(limits::ADMIN_HEAD_BYTES)
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        log::debug("admin", &format!("connection ended: {error}"));
+    }
+}
+
+async fn answer(request: Request<Incoming>, admin: Arc<Admin>) -> Response<Full<Bytes>> {
+    let version = request.version();
+    let path = normal_path(request.uri().path());
+    let mut query = Query::parse(request.uri().query().unwrap_or_default());
+    let method = request.method().clone();
+    let Some(endpoint) = find(&path) else {
+        return response(version, page::not_found());
+    };
+    if endpoint.mutates && method != Method::POST {
+        //= envoy: admin path mutates state
+        log::error(
+            "admin",
+            &format!("admin path \"{path}\" mutates state, method={method} rather than POST"),
+        );
+        let text = format!("Method {method} not allowed, POST required.");
+        return response(version, Reply::error(405, text));
+    }
+    match form(request).await {
+        Ok(form) => query.append(form),
+        Err(reply) => return response(version, reply),
+    }
+    response(version, run(endpoint, query, admin).await)
+}
+
+/// The parameters of a form's body; other bodies are read and forgotten.
+async fn form(request: Request<Incoming>) -> Result<Query, Reply> {
+    const FORM: &[u8] = b"application/x-www-form-urlencoded";
+    let is_form = request.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(FORM));
+    let body = Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES).collect();
+    let body = match tokio::time::timeout(PATIENCE, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Err(Reply::error(413, "Payload Too Large")),
+        Err(_) => return Err(Reply::error(408, "request timeout")),
+    };
+    let text = std::str::from_utf8(&body).ok().filter(|_| is_form).unwrap_or_default();
+    // A form writes a blank as a plus sign.
+    Ok(Query::parse(&text.replace('+', "%20")))
+}
+
+async fn run(endpoint: &'static Endpoint, query: Query, admin: Arc<Admin>) -> Reply {
+    if !endpoint.heavy {
+        return (endpoint.answer)(&admin, &query);
+    }
+    let done = tokio::task::spawn_blocking(move || (endpoint.answer)(&admin, &query)).await;
+    done.unwrap_or_else(|_| Reply::error(500, "the command failed; the log says more\n"))
+}
+
+fn response(version: Version, reply: Reply) -> Response<Full<Bytes>> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let date = http_date(WallTime(u64::try_from(now.as_nanos()).unwrap_or(0)));
+    let body: Bytes = match reply.body {
+        std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        std::borrow::Cow::Owned(text) => Bytes::from(text),
+    };
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    let mut add = |name: &'static str, value: &[u8]| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(HeaderName::from_static(name), value);
+        }
+    };
+    //= envoy: headers of the admin server, in this order
+    add("content-type", reply.content_type.as_bytes());
+    add("cache-control", b"no-cache, max-age=0");
+    add("x-content-type-options", b"nosniff");
+    add("date", &date);
+    add("server", b"envoy");
+    if version >= Version::HTTP_11 {
+        add("transfer-encoding", b"chunked");
+    }
+    response
+}
+
+/// A stream whose peer must take what is written within the patience.
+struct Patient {
+    stream: Box<dyn Stream>,
+    stuck: Pin<Box<Sleep>>,
+    waiting: bool,
+}
+
+impl Patient {
+    /// Notes whether a write is stuck, and ends one that was for too long.
+    fn judge<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waiting = false;
+            return polled;
+        }
+        if !self.waiting {
+            self.waiting = true;
+            self.stuck.as_mut().reset(Instant::now() + PATIENCE);
+        }
+        match self.stuck.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.judge(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.judge(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.judge(cx, polled)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.judge(cx, polled)
+    }
+}

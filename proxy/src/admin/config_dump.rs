@@ -21,6 +21,7 @@ use super::mask::{Mask, redact};
 use super::query::Query;
 use super::reply::{BARE_TEXT, JSON, Reply};
 use crate::config::bootstrap::descriptors;
+use crate::config::cluster::ClusterKind;
 use crate::config::endpoint::ConfiguredHealth;
 use crate::config::regex;
 use crate::upstream::cluster::{ClusterShared, EndpointShared};
@@ -205,6 +206,7 @@ fn endpoints(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> dump::EndpointsCon
 
 fn assignment(cluster: &ClusterShared) -> endpoint::ClusterLoadAssignment {
     let mut localities: Vec<endpoint::LocalityLbEndpoints> = Vec::new();
+    let resolved = cluster.config.kind != ClusterKind::Static;
     for host in cluster.endpoints().iter() {
         let locality = core::Locality {
             region: host.region.to_string(),
@@ -223,7 +225,10 @@ fn assignment(cluster: &ClusterShared) -> endpoint::ClusterLoadAssignment {
             });
             localities.len() - 1
         });
-        localities[at].lb_endpoints.push(lb_endpoint(host));
+        let mut own = lb_endpoint(host);
+        // envoy: endpoints that were resolved have metadata, empty or not
+        own.metadata = resolved.then(core::Metadata::default);
+        localities[at].lb_endpoints.push(own);
     }
     endpoint::ClusterLoadAssignment {
         cluster_name: cluster.config.name.to_string(),

@@ -118,8 +118,8 @@ async fn serve(listener: Listener, admin: Arc<Admin>) {
                 let (admin, counts) = (Arc::clone(&admin), Arc::clone(&counts));
                 tokio::spawn(async move {
                     counts.opened();
-                    converse(stream, &admin, &counts).await;
-                    counts.closed();
+                    let by_peer = converse(stream, &admin, &counts).await;
+                    counts.closed(by_peer);
                     drop(place);
                 });
             }
@@ -131,7 +131,8 @@ async fn serve(listener: Listener, admin: Arc<Admin>) {
     }
 }
 
-async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Counts>) {
+/// Serves one connection to its end. True: the peer ended it.
+async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Counts>) -> bool {
     let stream = Patient { stream, stuck: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false };
     let service = hyper::service::service_fn(|request: Request<Incoming>| {
         let (admin, counts) = (Arc::clone(admin), Arc::clone(counts));
@@ -149,9 +150,10 @@ async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Coun
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .await;
-    if let Err(error) = served {
+    if let Err(error) = &served {
         log::debug("admin", &format!("connection ended: {error}"));
     }
+    served.is_ok()
 }
 
 async fn answer(request: Request<Incoming>, admin: Arc<Admin>) -> Response<Full<Bytes>> {
@@ -216,7 +218,7 @@ fn response(version: Version, reply: Reply) -> Response<Full<Bytes>> {
             headers.append(HeaderName::from_static(name), value);
         }
     };
-    //= envoy: headers of the admin server, in this order
+    //= envoy: headers of the admin server, in this order (faults of /config_dump have one of them twice; not here)
     add("content-type", reply.content_type.as_bytes());
     add("cache-control", b"no-cache, max-age=0");
     add("x-content-type-options", b"nosniff");

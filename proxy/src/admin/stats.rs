@@ -92,7 +92,7 @@ fn buckets(query: &Query, format: &str) -> Result<Buckets, String> {
         }
         Some(_) => {
             return Err("usage: /stats?histogram_buckets=\
-                (cumulative|disjoint|detailed|summary|prometheusnative)\n\n"
+                (cumulative|disjoint|detailed|summary|prometheusnative)\n"
                 .to_owned());
         }
     };
@@ -148,7 +148,9 @@ impl Counts {
         self.thread.inc(Worker::DownstreamCxActive);
     }
 
-    pub(super) fn closed(&self) {
+    pub(super) fn closed(&self, by_peer: bool) {
+        let side = if by_peer { Http::DownstreamCxDestroyRemote } else { Http::DownstreamCxDestroyLocal };
+        self.http.inc(side);
         self.http.dec(Http::DownstreamCxActive);
         self.http.dec(Http::DownstreamCxHttp1Active);
         self.http.inc(Http::DownstreamCxDestroy);

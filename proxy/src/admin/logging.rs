@@ -33,14 +33,14 @@ fn active() -> String {
 
 /// All or nothing: a fault in one pair changes no level.
 fn change(query: &Query) -> Result<(), &'static str> {
-    let (name, value) = match query.pairs() {
-        [] => return Ok(()),
-        [(name, value)] => (name.as_str(), value.as_str()),
-        _ => return Err("invalid number of parameters"),
-    };
-    match name {
-        // Empty: only show, as the form of the index does.
-        "level" | "paths" | "group" if value.is_empty() => {}
+    // Empty: only show. The form of the page sends such.
+    let only_show = |name: &str| ["level", "paths", "group"].contains(&name);
+    let mut pairs = query.pairs().iter().filter(|(name, value)| !(value.is_empty() && only_show(name)));
+    let Some((name, value)) = pairs.next() else { return Ok(()) };
+    if pairs.next().is_some() {
+        return Err("invalid number of parameters");
+    }
+    match name.as_str() {
         "level" => log::set_level(level(value)?),
         "group" => return Err("group parameter requires fine-grain logging to be enabled"),
         "paths" => {

@@ -138,3 +138,66 @@ fn hide(value: &mut Value) {
         Value::EnumNumber(n) => *n = 0,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::bootstrap::descriptors;
+
+    fn message(pool: &DescriptorPool, name: &str, json: serde_json::Value) -> DynamicMessage {
+        let desc = pool.get_message_by_name(name).expect("a message of the API");
+        DynamicMessage::deserialize(desc, json).expect("that message")
+    }
+
+    #[test]
+    fn sensitive_fields_are_hidden_within_any() {
+        let pool = descriptors();
+        let mut dump = message(
+            &pool,
+            "envoy.admin.v3.SecretsConfigDump.StaticSecret",
+            serde_json::json!({"name": "s", "secret": {
+                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+                "name": "kept",
+                "tls_certificate": {
+                    "certificate_chain": {"inline_string": "chain"},
+                    "private_key": {"inline_bytes": "aHVzaA=="},
+                    "password": {"inline_string": "hush"}
+                }
+            }}),
+        );
+        redact(&mut dump, &pool);
+        let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
+        let shown =
+            dump.serialize_with_options(serde_json::value::Serializer, &options).expect("JSON").to_string();
+        for expected in [
+            r#""name":"kept""#,
+            r#""certificate_chain":{"inline_string":"chain"}"#,
+            r#""private_key":{"inline_bytes":"W3JlZGFjdGVkXQ=="}"#,
+            r#""password":{"inline_string":"[redacted]"}"#,
+        ] {
+            assert!(shown.contains(expected), "{expected} in {shown}");
+        }
+    }
+
+    #[test]
+    fn masks_reach_into_any_and_keep_what_they_name() {
+        let pool = descriptors();
+        let mut cluster = message(
+            &pool,
+            "envoy.admin.v3.ClustersConfigDump.StaticCluster",
+            serde_json::json!({"last_updated": "2026-01-01T00:00:00Z", "cluster": {
+                "@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "a", "connect_timeout": "1s"
+            }}),
+        );
+        let mask = Mask::parse("cluster.name");
+        assert!(mask.fits(&cluster.descriptor()));
+        assert!(!Mask::parse("nope").fits(&cluster.descriptor()));
+        assert!(!Mask::parse("cluster.name,last_updated.x").fits(&cluster.descriptor()));
+        mask.apply(&mut cluster, &pool);
+        let shown = serde_json::to_string(&cluster).expect("JSON");
+        assert_eq!(
+            shown,
+            r#"{"cluster":{"@type":"type.googleapis.com/envoy.config.cluster.v3.Cluster","name":"a"}}"#
+        );
+    }
+}

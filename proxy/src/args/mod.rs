@@ -145,11 +145,20 @@ pub fn parse(args: &[String], driver: Option<&str>) -> Result<Options, Exit> {
     options(program, &given, driver)
 }
 
-fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options, Exit> {
-    let text = |long| given.text(long).unwrap_or_default().to_owned();
-    let number = |long, default| given.number(long).unwrap_or(default);
+/// The values that have few forms.
+struct Checked {
+    level: Level,
+    component_levels: Vec<(&'static str, Level)>,
+    mode: Mode,
+    local_address_ip_version: IpVersion,
+    drain_strategy: DrainStrategy,
+    restart_epoch: u32,
+}
+
+fn checked(given: &Given) -> Result<Checked, Exit> {
     // The checks run in Envoy's order: of several faults the same one is reported.
-    let levels = levels(given)?;
+    let level = level(given.text("log-level").unwrap_or("info"))?;
+    let component_levels = component_levels(given)?;
     let mode = match given.text("mode").unwrap_or("serve") {
         "serve" => Mode::Serve,
         "validate" => Mode::Validate,
@@ -166,7 +175,7 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         "immediate" => DrainStrategy::Immediate,
         other => return Err(failure(&format!("unknown drain-strategy '{other}'"))),
     };
-    let restart_epoch = number("restart-epoch", 0);
+    let restart_epoch = given.number("restart-epoch").unwrap_or(0);
     if restart_epoch > 0 && given.has("use-dynamic-base-id") {
         return Err(failure(&format!(
             "cannot use --restart-epoch={restart_epoch} with --use-dynamic-base-id"
@@ -178,8 +187,15 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         let answer = if disabled { "disabled" } else { version::HOT_RESTART };
         return Err(success(String::new(), format!("{answer}\n")));
     }
+    Ok(Checked { level, component_levels, mode, local_address_ip_version, drain_strategy, restart_epoch })
+}
+
+fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options, Exit> {
+    let text = |long| given.text(long).unwrap_or_default().to_owned();
+    let number = |long, default| given.number(long).unwrap_or(default);
+    let checked = checked(given)?;
     let stats_tags = stats_tags(&given.texts("stats-tag"))?;
-    hot_restart(given, restart_epoch, mode)?;
+    hot_restart(given, checked.restart_epoch, checked.mode)?;
     let (driver, spin_us) = ours(given, driver)?;
     let concurrency = given.number("concurrency").map(|n| n.max(1));
     if let Some(n) = concurrency.filter(|n| *n > limits::SHARDS) {
@@ -194,13 +210,13 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         program: program.to_owned(),
         config_path: text("config-path"),
         config_yaml: text("config-yaml"),
-        mode,
+        mode: checked.mode,
         concurrency,
         cpuset_threads: given.has("cpuset-threads"),
         admin_address_path: text("admin-address-path"),
-        local_address_ip_version,
-        log_level: levels.0,
-        component_log_levels: levels.1,
+        local_address_ip_version: checked.local_address_ip_version,
+        log_level: checked.level,
+        component_log_levels: checked.component_levels,
         component_log_level: text("component-log-level"),
         log_format: given.text("log-format").unwrap_or(log::DEFAULT_FORMAT).to_owned(),
         log_format_set: given.has("log-format"),
@@ -220,12 +236,12 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         file_flush_interval: Duration::from_millis(number("file-flush-interval-msec", 10_000).into()),
         file_flush_min_size_kb: number("file-flush-min-size-kb", 64),
         drain_time_s: number("drain-time-s", 600).into(),
-        drain_strategy,
+        drain_strategy: checked.drain_strategy,
         parent_shutdown_time_s: number("parent-shutdown-time-s", 900).into(),
         base_id: number("base-id", 0),
         use_dynamic_base_id: given.has("use-dynamic-base-id"),
         base_id_path: text("base-id-path"),
-        restart_epoch,
+        restart_epoch: checked.restart_epoch,
         disable_hot_restart: given.has("disable-hot-restart"),
         skip_hot_restart_on_no_parent: given.has("skip-hot-restart-on-no-parent"),
         skip_hot_restart_parent_stats: given.has("skip-hot-restart-parent-stats"),
@@ -249,8 +265,7 @@ fn level(name: &str) -> Result<Level, Exit> {
     Level::of(name).ok_or_else(|| failure(&format!("invalid log level specified '{name}'")))
 }
 
-fn levels(given: &Given) -> Result<(Level, Vec<(&'static str, Level)>), Exit> {
-    let all = level(given.text("log-level").unwrap_or("info"))?;
+fn component_levels(given: &Given) -> Result<Vec<(&'static str, Level)>, Exit> {
     let text = given.text("component-log-level").unwrap_or_default();
     if !text.is_empty() && given.has("enable-fine-grain-logging") {
         return Err(failure("--component-log-level will not work with --enable-fine-grain-logging"));
@@ -266,7 +281,7 @@ fn levels(given: &Given) -> Result<(Level, Vec<(&'static str, Level)>), Exit> {
         };
         components.push((name, wanted));
     }
-    Ok((all, components))
+    Ok(components)
 }
 
 //= envoy: --stats-tag: letters and digits in the tag, anything but a dot in the value

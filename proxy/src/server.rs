@@ -25,6 +25,7 @@ use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
 use selvedge_runtime::{SocketAddress, cpu};
 
 use crate::access_log::sink::Writer;
+use crate::admin::extensions;
 use crate::args::{Mode, Options};
 use crate::config::bootstrap::{self, Source};
 use crate::config::listener::{ListenAddress, Listener};
@@ -54,13 +55,16 @@ pub struct Bound {
 pub fn run(options: Options) -> i32 {
     log::begin(&options);
     if !options.log_path.is_empty()
+        && options.mode != Mode::Validate
         && let Err(error) = log::open_file(&options.log_path)
     {
-        eprintln!("error: cannot open log file '{}': {error}", options.log_path);
+        let (path, reason) = (&options.log_path, error.to_string());
+        let reason = reason.split(" (os").next().unwrap_or(&reason);
+        eprintln!("Failed to open log-file '{path}'. e.what(): unable to open file '{path}': {reason}");
         return 1;
     }
-    for (component, warning) in &options.warnings {
-        log::warn(component, warning);
+    for (level, component, note) in &options.notes {
+        log::line(*level, component, note);
     }
     match serve(options) {
         Ok(()) => 0,
@@ -76,7 +80,7 @@ fn serve(options: Options) -> Result<(), String> {
     let plan = load(options)?;
     let options = &plan.options;
     if options.mode == Mode::Validate {
-        println!("configuration '{}' OK\n", options.config_path);
+        println!("configuration '{}' OK", options.config_path);
         return Ok(());
     }
     let here =
@@ -121,6 +125,9 @@ fn load(options: Options) -> Result<Plan, String> {
     };
     let here = |reason: &str| format!("error initializing configuration '{}': {reason}", options.config_path);
     let loaded = bootstrap::load(&source).map_err(|e| here(&e.0))?;
+    if let Some(reason) = extensions::refusal(&options.disabled_extensions, &loaded.bytes) {
+        return Err(here(&reason));
+    }
     for warning in &loaded.warnings {
         log::warn("config", warning);
     }

@@ -373,6 +373,45 @@ fn slow_clients_hold_up_nobody() {
 }
 
 #[test]
+fn requests_are_logged() {
+    let path: PathBuf = std::env::temp_dir().join(format!("selvedge-admin-{}.log", std::process::id()));
+    let format = "%REQ(:METHOD)% %REQ(:PATH)% %PROTOCOL% %RESPONSE_CODE% %RESPONSE_CODE_DETAILS% %BYTES_SENT% %CONNECTION_ID%";
+    let log = format!(
+        "[{{name: envoy.access_loggers.file, typed_config: {{'@type': type.googleapis.com/envoy.extensions.access_loggers\
+         .file.v3.FileAccessLog, path: '{}', log_format: {{text_format_source: {{inline_string: \"{format}\\n\"}}}}}}}}]",
+        path.display()
+    );
+    let mut s = Selvedge::start(&format!(
+        "{{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, access_log: {log}"
+    ));
+    assert_eq!(s.body("//ready?x"), "LIVE\n");
+    assert_eq!(s.ask("GET", "/quitquitquit").0, 405);
+    assert_eq!(s.ask("POST", "/quitquitquit").0, 200);
+    assert!(s.child.wait().expect("it ends").success());
+    assert_eq!(
+        fs::read_to_string(&path).expect("a log"),
+        "GET /ready?x HTTP/1.1 200 admin_filter_response 5 0\n\
+         GET /quitquitquit HTTP/1.1 405 admin_filter_response 38 1\n\
+         POST /quitquitquit HTTP/1.1 200 admin_filter_response 3 2\n"
+    );
+    fs::remove_file(&path).expect("removed");
+}
+
+#[test]
+fn a_disabled_extension_is_refused() {
+    let validated = Command::new(env!("CARGO_BIN_EXE_selvedge"))
+        .args(["--mode", "validate", "--config-yaml", CONFIG, "--disable-extensions"])
+        .arg("envoy.filters.http/envoy.filters.http.router")
+        .output()
+        .expect("it runs");
+    assert_eq!(validated.status.code(), Some(1));
+    let log = String::from_utf8_lossy(&validated.stderr);
+    let reason = "Didn't find a registered implementation for 'envoy.filters.http.router' with type URL: \
+        'envoy.extensions.filters.http.router.v3.Router'";
+    assert!(log.contains(reason), "{log}");
+}
+
+#[test]
 fn a_unix_socket_has_its_mode() {
     let path: PathBuf = std::env::temp_dir().join(format!("selvedge-admin-{}.sock", std::process::id()));
     let s = Selvedge::start(&format!("{{pipe: {{path: \"{}\", mode: 384}}}}", path.display()));

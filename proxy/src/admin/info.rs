@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::query::Query;
 use super::reply::Reply;
-use super::{Admin, AdminState};
+use super::{Admin, AdminState, extensions};
 use crate::args::{DrainStrategy, IpVersion, Mode};
 use crate::version;
 
@@ -23,7 +23,7 @@ pub(super) fn node(state: &AdminState, mut node: core::Node) -> core::Node {
     }
     version::USER_AGENT.clone_into(&mut node.user_agent_name);
     node.user_agent_version_type = Some(core::node::UserAgentVersionType::UserAgentBuildVersion(build()));
-    node.extensions = EXTENSIONS.iter().map(|e| e.message(state)).collect();
+    node.extensions = extensions::messages(&state.options.disabled_extensions);
     node
 }
 
@@ -52,53 +52,6 @@ const METADATA: [(&str, &str); 5] = [
     ("ssl.version", version::TLS),
     (version::NAME, version::VERSION),
 ];
-
-/// An extension that is there.
-struct Extension {
-    name: &'static str,
-    category: &'static str,
-    type_url: &'static str,
-}
-
-const fn extension(name: &'static str, category: &'static str, type_url: &'static str) -> Extension {
-    Extension { name, category, type_url }
-}
-
-/// What configurations may name. Each filter of `filters` is one line here.
-#[rustfmt::skip]
-const EXTENSIONS: &[Extension] = &[
-    extension("envoy.access_loggers.file", "envoy.access_loggers", "envoy.extensions.access_loggers.file.v3.FileAccessLog"),
-    extension("envoy.access_loggers.stderr", "envoy.access_loggers", "envoy.extensions.access_loggers.stream.v3.StderrAccessLog"),
-    extension("envoy.access_loggers.stdout", "envoy.access_loggers", "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"),
-    extension("envoy.cluster.static", "envoy.clusters", ""),
-    extension("envoy.cluster.strict_dns", "envoy.clusters", ""),
-    extension("envoy.filters.http.buffer", "envoy.filters.http", "envoy.extensions.filters.http.buffer.v3.Buffer"),
-    extension("envoy.filters.http.ext_authz", "envoy.filters.http", "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz"),
-    extension("envoy.filters.http.fault", "envoy.filters.http", "envoy.extensions.filters.http.fault.v3.HTTPFault"),
-    extension("envoy.filters.http.router", "envoy.filters.http", "envoy.extensions.filters.http.router.v3.Router"),
-    extension("envoy.filters.network.http_connection_manager", "envoy.filters.network",
-        "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"),
-    extension("envoy.load_balancing_policies.least_request", "envoy.load_balancing_policies",
-        "envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest"),
-    extension("envoy.load_balancing_policies.random", "envoy.load_balancing_policies",
-        "envoy.extensions.load_balancing_policies.random.v3.Random"),
-    extension("envoy.load_balancing_policies.round_robin", "envoy.load_balancing_policies",
-        "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin"),
-    extension("envoy.upstreams.http.http_protocol_options", "envoy.upstream_options",
-        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
-];
-
-impl Extension {
-    fn message(&self, state: &AdminState) -> core::Extension {
-        core::Extension {
-            name: self.name.to_owned(),
-            category: self.category.to_owned(),
-            disabled: state.options.disabled_extensions.iter().any(|n| n == self.name),
-            type_urls: Some(self.type_url).filter(|t| !t.is_empty()).map(str::to_owned).into_iter().collect(),
-            ..core::Extension::default()
-        }
-    }
-}
 
 /// As `envoy.admin.v3.ServerInfo`, with every field, in Envoy's order.
 pub(super) fn server_info(admin: &Admin, _: &Query) -> Reply {

@@ -34,9 +34,8 @@ pub(super) fn drain_listeners(admin: &Admin, query: &Query) -> Reply {
     Reply::ok()
 }
 
-pub(super) fn quit(admin: &Admin, _: &Query) -> Reply {
-    (admin.state.commands)(Command::Quit);
-    Reply::ok()
+pub(super) fn quit(_: &Admin, _: &Query) -> Reply {
+    Reply { then: Some(Command::Quit), ..Reply::ok() }
 }
 
 pub(super) fn reopen_logs(admin: &Admin, _: &Query) -> Reply {

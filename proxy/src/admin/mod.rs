@@ -5,8 +5,10 @@
 //! scrape. Not here: what a command does.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "admin thread")]
 
+mod access;
 mod clusters;
 mod config_dump;
+pub mod extensions;
 mod info;
 mod lifecycle;
 mod listeners;
@@ -23,7 +25,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
-use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
+use envoy_types::pb::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
+use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, RuntimeLayer};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use selvedge_runtime::SocketAddress;
 
@@ -74,12 +77,17 @@ const STATES: [&str; 4] = ["LIVE", "DRAINING", "PRE_INITIALIZING", "INITIALIZING
 struct Admin {
     state: AdminState,
     node: core::Node,
+    /// The configuration has a layer of the runtime for `/runtime_modify`.
+    admin_layer: bool,
 }
 
 impl Admin {
     fn new(state: AdminState, bootstrap: &Bootstrap) -> Admin {
         let node = info::node(&state, bootstrap.node.clone().unwrap_or_default());
-        Admin { state, node }
+        let layers = bootstrap.layered_runtime.iter().flat_map(|r| &r.layers);
+        let is_admin = |l: &RuntimeLayer| matches!(l.layer_specifier, Some(LayerSpecifier::AdminLayer(_)));
+        let admin_layer = layers.into_iter().any(is_admin);
+        Admin { state, node, admin_layer }
     }
 
     /// The number of the server's state. //= envoy: a live server whose health check fails is draining

@@ -36,14 +36,6 @@ impl Query {
     pub(super) fn pairs(&self) -> &[(String, String)] {
         &self.pairs
     }
-
-    pub(super) fn append(&mut self, other: Query) {
-        for (name, value) in other.pairs {
-            if !self.has(&name) {
-                self.pairs.push((name, value));
-            }
-        }
-    }
 }
 
 /// Percent escapes to bytes; one that is none stays. Bytes that are no UTF-8 are replaced.

@@ -5,6 +5,8 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::ser::{PrettyFormatter, Serializer};
 
+use super::Command;
+
 pub(super) const TEXT: &str = "text/plain; charset=UTF-8";
 /// envoy: some answers of the admin server name no character set
 pub(super) const BARE_TEXT: &str = "text/plain";
@@ -16,11 +18,13 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) body: Cow<'static, str>,
+    /// Posted when the answer is on its way: the command may end the process.
+    pub(super) then: Option<Command>,
 }
 
 impl Reply {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, str>>) -> Reply {
-        Reply { status, content_type, body: body.into() }
+        Reply { status, content_type, body: body.into(), then: None }
     }
 
     pub(super) fn ok() -> Reply {

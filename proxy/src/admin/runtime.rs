@@ -35,10 +35,12 @@ fn shown(value: &RuntimeValue) -> String {
 const USAGE: &str = "usage: /runtime_modify?key1=value1&key2=value2&keyN=valueN\n       \
     or send the parameters as form values\nuse an empty value to remove a previously added override";
 
-pub(super) fn runtime_modify(_: &Admin, query: &Query) -> Reply {
+pub(super) fn runtime_modify(admin: &Admin, query: &Query) -> Reply {
     if query.pairs().is_empty() {
         return Reply::error(400, USAGE);
     }
-    // An admin layer is the one that is filled here; the others come with the configuration.
+    if admin.admin_layer {
+        return Reply::error(501, "changing values of the runtime is not implemented yet\n");
+    }
     Reply::error(503, "No admin layer specified")
 }

@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
+use super::access::{AccessLogs, Answered, Asked, Ends};
 use super::query::{Query, normal_path};
 use super::reply::Reply;
 use super::stats::Counts;
@@ -55,9 +56,10 @@ pub fn start(address: &SocketAddress, state: AdminState) -> Result<SocketAddress
         let _inside = runtime.enter();
         Listener::new(socket, &bound).map_err(|e| fail("cannot serve", &e))?
     };
+    let at = bound.clone();
     std::thread::Builder::new()
         .name("admin".to_owned())
-        .spawn(move || runtime.block_on(serve(listener, admin)))
+        .spawn(move || runtime.block_on(serve(listener, at, admin)))
         .map_err(|e| fail("no thread for", &e))?;
     log::info("admin", &format!("admin address: {bound}"));
     Ok(bound)
@@ -93,32 +95,40 @@ impl Listener {
         UnixListener::from_std(listener).map(Listener::Unix)
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
+    async fn accept(&self, bound: &SocketAddress) -> io::Result<(Box<dyn Stream>, Ends)> {
+        match self {
             Listener::Tcp(l) => {
-                let (stream, _) = l.accept().await?;
+                let (stream, remote) = l.accept().await?;
                 stream.set_nodelay(true)?;
-                Box::new(stream)
+                let ends = Ends { id: 0, local: stream.local_addr()?.into(), remote: remote.into() };
+                Ok((Box::new(stream), ends))
             }
-            Listener::Unix(l) => Box::new(l.accept().await?.0),
-        })
+            Listener::Unix(l) => {
+                let ends = Ends { id: 0, local: bound.clone(), remote: SocketAddress::unix("") };
+                Ok((Box::new(l.accept().await?.0), ends))
+            }
+        }
     }
 }
 
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-async fn serve(listener: Listener, admin: Arc<Admin>) {
+async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
     let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
     let counts = Arc::new(Counts::new(&admin.state.registry));
+    let logs = Arc::new(AccessLogs::new(&admin.state));
+    let mut connections = 0;
     // The semaphore is never closed.
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
-        match listener.accept().await {
-            Ok(stream) => {
-                let (admin, counts) = (Arc::clone(&admin), Arc::clone(&counts));
+        match listener.accept(&bound).await {
+            Ok((stream, mut ends)) => {
+                ends.id = connections;
+                connections += 1;
+                let (admin, counts, logs) = (Arc::clone(&admin), Arc::clone(&counts), Arc::clone(&logs));
                 tokio::spawn(async move {
                     counts.opened();
-                    let by_peer = converse(stream, &admin, &counts).await;
+                    let by_peer = converse(stream, &ends, &admin, &counts, &logs).await;
                     counts.closed(by_peer);
                     drop(place);
                 });
@@ -132,16 +142,33 @@ async fn serve(listener: Listener, admin: Arc<Admin>) {
 }
 
 /// Serves one connection to its end. True: the peer ended it.
-async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Counts>) -> bool {
+async fn converse(
+    stream: Box<dyn Stream>,
+    ends: &Ends,
+    admin: &Arc<Admin>,
+    counts: &Counts,
+    logs: &AccessLogs,
+) -> bool {
     let stream = Patient { stream, stuck: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false };
-    let service = hyper::service::service_fn(|request: Request<Incoming>| {
-        let (admin, counts) = (Arc::clone(admin), Arc::clone(counts));
-        async move {
-            counts.asked();
-            let response = answer(request, admin).await;
-            counts.answered(response.status().as_u16());
-            Ok::<_, Infallible>(response)
+    let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+        counts.asked();
+        let asked = asked(&request);
+        let version = request.version();
+        let (reply, bytes_received) = answer(request, admin).await;
+        counts.answered(reply.status);
+        let answered = Answered {
+            status: reply.status,
+            content_type: reply.content_type,
+            bytes_received,
+            bytes_sent: reply.body.len() as u64,
+        };
+        logs.write(&admin.state, ends, &asked, answered);
+        if let Some(command) = reply.then {
+            // The task runs after this poll, and in this poll the answer is written.
+            let admin = Arc::clone(admin);
+            tokio::spawn(async move { (admin.state.commands)(command) });
         }
+        Ok::<_, Infallible>(response(version, reply))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -156,32 +183,46 @@ async fn converse(stream: Box<dyn Stream>, admin: &Arc<Admin>, counts: &Arc<Coun
     served.is_ok()
 }
 
-async fn answer(request: Request<Incoming>, admin: Arc<Admin>) -> Response<Full<Bytes>> {
-    let version = request.version();
+fn asked(request: &Request<Incoming>) -> Asked {
+    let path = normal_path(request.uri().path());
+    Asked {
+        method: request.method().to_string(),
+        target: request.uri().query().map_or_else(|| path.clone(), |query| format!("{path}?{query}")),
+        headers: request.headers().clone(),
+        protocol: if request.version() == Version::HTTP_10 { "HTTP/1.0" } else { "HTTP/1.1" },
+        at: SystemTime::now(),
+        began: std::time::Instant::now(),
+    }
+}
+
+/// The reply, and the bytes of the request's body.
+async fn answer(request: Request<Incoming>, admin: &Arc<Admin>) -> (Reply, u64) {
     let path = normal_path(request.uri().path());
     let mut query = Query::parse(request.uri().query().unwrap_or_default());
     let method = request.method().clone();
-    let Some(endpoint) = find(&path) else {
-        return response(version, page::not_found());
-    };
+    let Some(endpoint) = find(&path) else { return (page::not_found(), 0) };
     if endpoint.mutates && method != Method::POST {
         //= envoy: admin path mutates state
         log::error(
             "admin",
             &format!("admin path \"{path}\" mutates state, method={method} rather than POST"),
         );
-        let text = format!("Method {method} not allowed, POST required.");
-        return response(version, Reply::error(405, text));
+        return (Reply::error(405, format!("Method {method} not allowed, POST required.")), 0);
     }
     match form(request).await {
-        Ok(form) => query.append(form),
-        Err(reply) => return response(version, reply),
+        Ok((form, bytes)) => {
+            //= envoy: a form counts only without parameters in the path
+            if query.pairs().is_empty() {
+                query = form;
+            }
+            (run(endpoint, query, Arc::clone(admin)).await, bytes)
+        }
+        Err(reply) => (reply, 0),
     }
-    response(version, run(endpoint, query, admin).await)
 }
 
 /// The parameters of a form's body; other bodies are read and forgotten.
-async fn form(request: Request<Incoming>) -> Result<Query, Reply> {
+async fn form(request: Request<Incoming>) -> Result<(Query, u64), Reply> {
     const FORM: &[u8] = b"application/x-www-form-urlencoded";
     let is_form = request.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(FORM));
     let body = Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES).collect();
@@ -192,7 +233,7 @@ async fn form(request: Request<Incoming>) -> Result<Query, Reply> {
     };
     let text = std::str::from_utf8(&body).ok().filter(|_| is_form).unwrap_or_default();
     // A form writes a blank as a plus sign.
-    Ok(Query::parse(&text.replace('+', "%20")))
+    Ok((Query::parse(&text.replace('+', "%20")), body.len() as u64))
 }
 
 async fn run(endpoint: &'static Endpoint, query: Query, admin: Arc<Admin>) -> Reply {

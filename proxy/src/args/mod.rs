@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use selvedge_runtime::DriverChoice;
 
+use crate::admin::extensions;
 use crate::limits;
 use crate::log::{self, Level};
 use crate::version;
@@ -113,7 +114,7 @@ pub struct Options {
     pub driver: DriverChoice,
     pub spin_us: u32,
     /// What the log should say once it is open.
-    pub warnings: Vec<(&'static str, String)>,
+    pub notes: Vec<(Level, &'static str, String)>,
 }
 
 fn failure(message: &str) -> Exit {
@@ -182,10 +183,10 @@ fn checked(given: &Given) -> Result<Checked, Exit> {
         )));
     }
     if given.has("hot-restart-version") {
-        //= envoy: --hot-restart-version is written to stderr
+        //= envoy: --hot-restart-version is written to stderr, without an end of line
         let disabled = given.has("disable-hot-restart");
         let answer = if disabled { "disabled" } else { version::HOT_RESTART };
-        return Err(success(String::new(), format!("{answer}\n")));
+        return Err(success(String::new(), answer.to_owned()));
     }
     Ok(Checked { level, component_levels, mode, local_address_ip_version, drain_strategy, restart_epoch })
 }
@@ -201,10 +202,22 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
     if let Some(n) = concurrency.filter(|n| *n > limits::SHARDS) {
         return Err(failure(&format!("--concurrency {n} is more than {} shards", limits::SHARDS)));
     }
-    let mut warnings = Vec::new();
+    let mut notes = Vec::new();
     if given.has("allow-unknown-fields") {
         let text = "--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead.";
-        warnings.push(("config", text.to_owned()));
+        notes.push((Level::Warning, "config", text.to_owned()));
+    }
+    let disabled_extensions = list(given.text("disable-extensions"));
+    for name in &disabled_extensions {
+        if extensions::exists(name) {
+            notes.push((Level::Info, "misc", format!("disabled extension '{name}'")));
+        } else {
+            notes.push((
+                Level::Warning,
+                "misc",
+                format!("failed to disable invalid extension name '{name}'"),
+            ));
+        }
     }
     Ok(Options {
         program: program.to_owned(),
@@ -229,7 +242,7 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
             || given.has("allow-unknown-fields"),
         reject_unknown_dynamic_fields: given.has("reject-unknown-dynamic-fields"),
         ignore_unknown_dynamic_fields: given.has("ignore-unknown-dynamic-fields"),
-        disabled_extensions: list(given.text("disable-extensions")),
+        disabled_extensions,
         service_cluster: text("service-cluster"),
         service_node: text("service-node"),
         service_zone: text("service-zone"),
@@ -253,12 +266,12 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         stats_tag: given.texts("stats-tag"),
         driver,
         spin_us,
-        warnings,
+        notes,
     })
 }
 
 fn list(text: Option<&str>) -> Vec<String> {
-    text.unwrap_or_default().split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect()
+    text.filter(|t| !t.is_empty()).iter().flat_map(|t| t.split(',')).map(str::to_owned).collect()
 }
 
 fn level(name: &str) -> Result<Level, Exit> {

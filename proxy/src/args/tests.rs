@@ -121,9 +121,9 @@ fn answers() {
         assert!(help.stdout.contains("SELVEDGE_DRIVER") && help.stdout.contains("demo [--once]"));
     }
     for (line, expected) in [
-        (&["--hot-restart-version"][..], "11.104\n"),
-        (&["--hot-restart-version", "--disable-hot-restart"], "disabled\n"),
-        (&["--hot-restart-version", "--stats-tag", "x"], "11.104\n"),
+        (&["--hot-restart-version"][..], "11.104"),
+        (&["--hot-restart-version", "--disable-hot-restart"], "disabled"),
+        (&["--hot-restart-version", "--stats-tag", "x"], "11.104"),
     ] {
         let answer = exit(line);
         assert_eq!((answer.code, &*answer.stderr, &*answer.stdout), (0, expected, ""), "{line:?}");
@@ -202,10 +202,15 @@ fn values_arrive() {
     assert_eq!(o.stats_tags, [("a".to_owned(), "b".to_owned()), ("c".to_owned(), "d e".to_owned())]);
     assert_eq!((o.drain_strategy, o.drain_time_s), (DrainStrategy::Immediate, 5));
     assert_eq!(o.disabled_extensions, ["x", "y"]);
+    let texts: Vec<&str> = o.notes.iter().skip(1).map(|(_, _, text)| text.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["failed to disable invalid extension name 'x'", "failed to disable invalid extension name 'y'"]
+    );
     assert!(o.allow_unknown_static_fields && o.disable_hot_restart && o.restart_epoch == 2);
     assert_eq!(&*o.admin_address_path, "--strange");
     assert_eq!((o.driver, o.spin_us), (DriverChoice::Epoll, 7));
-    assert!(o.warnings[0].1.contains("deprecated"), "{:?}", o.warnings);
+    assert!(o.notes[0].2.contains("deprecated"), "{:?}", o.notes);
 }
 
 #[test]

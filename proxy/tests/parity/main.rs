@@ -35,7 +35,7 @@ use scenario::Group;
 /// The version of Envoy that the goldens are recorded from.
 const RECORDED_FROM: &str = "1.40.0";
 /// What the suite promises to hold at least.
-const SCENARIOS_MIN: usize = 200;
+const SCENARIOS_MIN: usize = 480;
 
 fn home() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/parity")

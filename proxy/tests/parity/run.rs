@@ -270,10 +270,11 @@ impl Play<'_, '_> {
         let said = String::from_utf8_lossy(&said);
         let code = output.status.code().map_or("a signal".to_owned(), |c| c.to_string());
         let _ = writeln!(self.out, "exit {code}");
-        if self.stage.contender.name != "envoy" && !mentions.is_empty() && !said.contains(mentions) {
-            let _ = writeln!(self.out, "does not mention {mentions}");
+        let refused = !output.status.success() && self.stage.contender.name != "envoy";
+        if refused && !mentions.is_empty() && !said.contains(mentions) {
+            let _ = writeln!(self.out, "does not mention {mentions}: {}", words(&said).join(" "));
         }
-        for line in said.lines().filter(|l| !l.trim().is_empty()) {
+        for line in words(&said) {
             let _ = writeln!(self.out, "# {line}");
         }
     }
@@ -299,4 +300,17 @@ fn changes(before: &Stats, after: &Stats, main: &str) -> BTreeMap<String, Vec<St
         out.entry(scope.trim_end_matches('.').to_owned()).or_default().push(format!("{stat}{change:+}"));
     }
     out
+}
+
+/// The first and the last line that is said, without its stamp, a dump of the message and padding.
+fn words(said: &str) -> Vec<String> {
+    let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
+    let mut ends: Vec<&str> = lines.first().into_iter().chain(lines.last()).copied().collect();
+    ends.dedup();
+    let plain = |line: &str| {
+        let line = line.find("error initializing").map_or(line, |at| &line[at..]);
+        let line = line.split("goo.gle/").next().unwrap_or_default();
+        line.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(400).collect()
+    };
+    ends.into_iter().map(plain).collect()
 }

@@ -1,6 +1,7 @@
 //! Text of scenarios and transcripts: escapes, what is volatile (the one place), and readable differences.
 
 use std::fmt::Write as _;
+use std::net::UdpSocket;
 
 use regex::bytes::Regex;
 
@@ -98,12 +99,22 @@ impl Normaliser {
             (r"(?i)(x-envoy-upstream-service-time: )\d+", "$1<ms>"),
             (r"\bdur=(\d+|-)", "dur=<ms>"),
             (r#""dur":(\d+|"-")"#, r#""dur":<ms>"#),
+            // The durations of the default access-log format.
+            (r#"(\[<time>\] ".*" \d+ \S+ \d+ \d+) \d+ \d+ ""#, "$1 <ms> <ms> \""),
+            (r#"(\[<time>\] ".*" \d+ \S+ \d+ \d+) \d+ - ""#, "$1 <ms> - \""),
             (r"127\.0\.0\.1:([1-9]\d{3,4})\b", "127.0.0.1:<port>"),
             (r"127\.0\.0\.1_([1-9]\d{3,4})\b", "127.0.0.1_<port>"),
             (r"(?m)^(\[[^\]]*\]){3,4} (\[[^\]]*:\d+\] )?", "<log> "),
             (r"\b[0-9a-f]{40}/1\.\d+\.\d+/[A-Za-z]+/[A-Z]+/[A-Za-z]+", "<version>"),
         ];
-        let rules = rules.map(|(from, to)| (Regex::new(from).expect("a rule"), to)).into();
+        let mut rules: Vec<_> = rules.map(|(from, to)| (Regex::new(from).expect("a rule"), to)).into();
+        // For a client on loopback Envoy tells the address of the machine instead.
+        let machine = UdpSocket::bind("0.0.0.0:0").and_then(|s| s.connect("192.0.2.1:9").and(s.local_addr()));
+        let machine = machine.map_or("127.0.0.1".to_owned(), |a| a.ip().to_string().replace('.', r"\."));
+        let told = format!(r"(?m)(x-forwarded-for: (?:.*,)?)({machine}|127\.0\.0\.1)$");
+        rules.push((Regex::new(&told).expect("a rule"), "$1<machine>"));
+        let told = format!(r#"(<ms>|-) "({machine}|127\.0\.0\.1)""#);
+        rules.push((Regex::new(&told).expect("a rule"), "$1 \"<machine>\""));
         Normaliser { names, rules }
     }
 

@@ -99,7 +99,7 @@ pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<
         }
         None => return Err(at.lacks("route_specifier")),
     };
-    let common = config.common_http_protocol_options.clone().unwrap_or_default();
+    let common = config.common_http_protocol_options.unwrap_or_default();
     let common_at = at.field(MESSAGE, "common_http_protocol_options");
     let timeout =
         |value: Option<&_>, default, field| values::timeout(value, default, &at.field(MESSAGE, field));

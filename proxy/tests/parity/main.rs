@@ -50,7 +50,8 @@ fn pending() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for group in scenario::load_all(&home().join("scenarios"), None) {
         let text = fs::read_to_string(group.path.with_extension("pending")).unwrap_or_default();
-        let lines = text.lines().filter_map(|l| l.split("  ").next()).map(str::trim).filter(|l| !l.is_empty());
+        let lines =
+            text.lines().filter_map(|l| l.split("  ").next()).map(str::trim).filter(|l| !l.is_empty());
         names.extend(lines.map(|name| format!("{}/{name}", group.name)));
     }
     names

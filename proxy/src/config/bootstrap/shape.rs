@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
+use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::Value as Json;
 
 use super::tree::{Node, Position, Value};
@@ -53,7 +53,13 @@ impl Shaper<'_> {
             "google.protobuf.Struct" | "google.protobuf.Value" | "google.protobuf.ListValue" => {
                 return Ok(plain(node));
             }
-            name if is_scalar_message(name) => return Ok(self.scalar_message(node, desc)),
+            "google.protobuf.Duration" => return duration(node, path),
+            "google.protobuf.Timestamp" | "google.protobuf.FieldMask" => return Ok(plain(node)),
+            name if name.starts_with("google.protobuf.") && name.ends_with("Value") => {
+                // A wrapper is written as what it holds.
+                let Some(inner) = desc.get_field_by_name("value") else { return Ok(plain(node)) };
+                return scalar(node, &inner.kind(), path);
+            }
             _ => {}
         }
         let Value::Map(entries) = &node.value else {
@@ -68,7 +74,11 @@ impl Shaper<'_> {
                 if self.unknown == Unknown::Skip {
                     continue;
                 }
-                return fail(value, &join(path, key), unknown_field(key, desc));
+                return Err(ShapeError {
+                    at: value.key.unwrap_or(value.at),
+                    path: join(path, key),
+                    reason: unknown_field(key, desc),
+                });
             };
             let here = join(path, field.name());
             if matches!(value.value, Value::Null) {
@@ -114,15 +124,6 @@ impl Shaper<'_> {
         }
     }
 
-    /// Wrappers and durations are written as scalars.
-    fn scalar_message(&self, node: &Node, desc: &MessageDescriptor) -> Json {
-        match (&node.value, desc.full_name()) {
-            // A bare number of seconds is not a duration in JSON; its text form is refused by the decoder by name.
-            (Value::Int(n), "google.protobuf.StringValue") => Json::String(n.to_string()),
-            _ => plain(node),
-        }
-    }
-
     /// `@type` names the message that the other keys belong to.
     fn any(&self, node: &Node, path: &str) -> Result<Json, ShapeError> {
         let Value::Map(entries) = &node.value else {
@@ -146,7 +147,7 @@ impl Shaper<'_> {
                 wrapped.insert("value".to_owned(), self.message(value, &desc, path)?);
                 Json::Object(wrapped)
             }
-            _ => self.message(&Node { value: Value::Map(rest), at: node.at }, &desc, path)?,
+            _ => self.message(&Node { value: Value::Map(rest), ..node.clone() }, &desc, path)?,
         };
         let Json::Object(mut body) = body else {
             return fail(node, path, "an Any of a scalar needs 'value'");
@@ -156,34 +157,76 @@ impl Shaper<'_> {
     }
 }
 
-fn is_scalar_message(name: &str) -> bool {
-    let Some(short) = name.strip_prefix("google.protobuf.") else { return false };
-    matches!(short, "Duration" | "Timestamp" | "FieldMask") || short.ends_with("Value")
+/// A number of seconds with its unit, `1.5s`.
+//= envoy: as the JSON form of google.protobuf.Duration: no sign but a minus, at most nine decimals
+fn duration(node: &Node, path: &str) -> Result<Json, ShapeError> {
+    let Value::Text(text) = &node.value else {
+        return fail(node, path, format!("expected a duration such as \"1.5s\", found {}", kind_of(node)));
+    };
+    let digits = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
+    let seconds = text.strip_suffix('s').map(|t| t.strip_prefix('-').unwrap_or(t));
+    let good = seconds.is_some_and(|t| match t.split_once('.') {
+        Some((whole, fraction)) => digits(whole) && digits(fraction) && fraction.len() <= 9,
+        None => digits(t),
+    });
+    if good {
+        return Ok(Json::String(text.clone()));
+    }
+    let shown: String = text.chars().take(64).collect();
+    fail(node, path, format!("'{shown}' is no duration; expected seconds with their unit, such as 1.5s"))
 }
 
 fn scalar(node: &Node, kind: &Kind, path: &str) -> Result<Json, ShapeError> {
-    let ok = match (&node.value, kind) {
-        (Value::Text(_), Kind::String | Kind::Bytes) => true,
-        (Value::Text(name), Kind::Enum(e)) => {
-            if e.get_value_by_name(name).is_none() {
-                let names: Vec<_> = e.values().map(|v| v.name().to_owned()).collect();
-                let hint = nearest(name, &names);
-                return fail(node, path, format!("'{name}' is no {}{hint}", e.name()));
-            }
-            true
-        }
-        (Value::Bool(_), Kind::Bool) | (Value::Int(_), Kind::Enum(_)) => true,
-        (Value::Int(_), kind) => is_number(kind),
+    let fits = match (&node.value, kind) {
+        (Value::Text(_), Kind::String | Kind::Bytes) | (Value::Bool(_), Kind::Bool) => true,
+        (Value::Text(name), Kind::Enum(e)) => return enum_value(node, name, e, path),
+        //= envoy: true, false and numbers may be given as strings
+        (Value::Text(text), Kind::Bool) => match text.to_ascii_lowercase().as_str() {
+            "true" | "t" | "yes" | "y" | "1" => return Ok(Json::Bool(true)),
+            "false" | "f" | "no" | "n" | "0" => return Ok(Json::Bool(false)),
+            _ => false,
+        },
+        (Value::Text(text), kind) if is_number(kind) => match number(text) {
+            Some(value) => return scalar(&Node { value, ..node.clone() }, kind, path),
+            None => false,
+        },
+        (Value::Int(_), kind) => is_number(kind) || matches!(kind, Kind::Enum(_)),
         (Value::Float(n), Kind::Double | Kind::Float) => n.is_finite(),
-        // envoy: numbers may be given as strings
-        (Value::Text(_), kind) => is_number(kind),
         (Value::Float(n), kind) => is_number(kind) && n.fract() == 0.0,
         _ => false,
     };
-    if ok {
+    if fits {
         return Ok(plain(node));
     }
     fail(node, path, format!("expected {}, found {}", kind_name(kind), kind_of(node)))
+}
+
+/// A number given as a string.
+fn number(text: &str) -> Option<Value> {
+    if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
+        return None;
+    }
+    if let Some(hex) = text.strip_prefix("0x") {
+        return i64::from_str_radix(hex, 16).ok().map(|n| Value::Int(n.into()));
+    }
+    if let Ok(n) = text.parse::<i128>() {
+        return Some(Value::Int(n));
+    }
+    text.parse::<f64>().ok().filter(|n| n.is_finite()).map(Value::Float)
+}
+
+/// The name of an enum's value as the descriptor spells it.
+fn enum_value(node: &Node, name: &str, e: &EnumDescriptor, path: &str) -> Result<Json, ShapeError> {
+    //= envoy: names of enum values in any case, and numbers given as strings
+    if let Some(value) = e.values().find(|v| v.name().eq_ignore_ascii_case(name)) {
+        return Ok(Json::String(value.name().to_owned()));
+    }
+    if let Ok(number) = name.parse::<i32>() {
+        return Ok(Json::from(number));
+    }
+    let names: Vec<_> = e.values().map(|v| v.name().to_owned()).collect();
+    let shown: String = name.chars().take(64).collect();
+    fail(node, path, format!("'{shown}' is no {}{}", e.name(), nearest(name, &names)))
 }
 
 fn is_number(kind: &Kind) -> bool {

@@ -26,6 +26,14 @@ impl fmt::Display for Position {
 pub struct Node {
     pub value: Value,
     pub at: Position,
+    /// Where its key stands, when it has one.
+    pub key: Option<Position>,
+}
+
+impl Node {
+    fn new(value: Value, at: Position) -> Node {
+        Node { value, at, key: None }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -60,7 +68,7 @@ fn fail<T>(at: Position, reason: impl Into<String>) -> Result<T, TreeError> {
 struct Open {
     node: Node,
     anchor: usize,
-    key: Option<String>,
+    key: Option<(String, Position)>,
     size: usize,
 }
 
@@ -89,7 +97,11 @@ pub fn yaml(text: &str) -> Result<Node, TreeError> {
             );
         }
     }
-    Ok(builder.root.unwrap_or(Node { value: Value::Null, at: Position { line: 1, column: 1 } }))
+    //= envoy: Unable to convert YAML as JSON
+    match builder.root {
+        Some(root) if !matches!(root.value, Value::Null) => Ok(root),
+        _ => fail(Position { line: 1, column: 1 }, "there is nothing in it; an empty configuration is '{}'"),
+    }
 }
 
 fn position(span: &Span) -> Position {
@@ -110,7 +122,7 @@ impl Builder {
             Event::Scalar(text, style, anchor, _tag) => {
                 let value =
                     if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) };
-                self.finish(Node { value, at }, anchor, 1)
+                self.finish(Node::new(value, at), anchor, 1)
             }
             Event::SequenceStart(anchor, _) => self.open(Value::List(Vec::new()), at, anchor),
             Event::MappingStart(anchor, _) => self.open(Value::Map(Vec::new()), at, anchor),
@@ -134,7 +146,7 @@ impl Builder {
             return fail(at, format!("nested deeper than {}", limits::CONFIG_DEPTH));
         }
         self.set_anchor(anchor, None);
-        self.stack.push(Open { node: Node { value, at }, anchor, key: None, size: 1 });
+        self.stack.push(Open { node: Node::new(value, at), anchor, key: None, size: 1 });
         Ok(())
     }
 
@@ -147,7 +159,7 @@ impl Builder {
         }
     }
 
-    fn finish(&mut self, node: Node, anchor: usize, size: usize) -> Result<(), TreeError> {
+    fn finish(&mut self, mut node: Node, anchor: usize, size: usize) -> Result<(), TreeError> {
         self.values += size;
         if anchor > 0 {
             self.set_anchor(anchor, Some((node.clone(), size)));
@@ -160,11 +172,15 @@ impl Builder {
         match &mut parent.node.value {
             Value::List(list) => list.push(node),
             Value::Map(map) => match parent.key.take() {
-                None => parent.key = Some(key_text(node)?),
-                Some(key) if key == "<<" => merge(map, node)?,
-                Some(key) => {
+                None => {
+                    let at = node.at;
+                    parent.key = Some((key_text(node)?, at));
+                }
+                Some((key, _)) if key == "<<" => merge(map, node)?,
+                Some((key, at)) => {
+                    node.key = Some(at);
                     if map.iter().any(|(k, _)| *k == key) {
-                        return fail(node.at, format!("'{key}' is given twice"));
+                        return fail(at, format!("'{key}' is given twice"));
                     }
                     map.push((key, node));
                 }
@@ -259,6 +275,9 @@ pub fn json(text: &str) -> Result<Node, TreeError> {
     if reader.at < reader.text.len() {
         return fail(reader.position(), "something follows the value");
     }
+    if matches!(node.value, Value::Null) {
+        return fail(node.at, "there is nothing in it; an empty configuration is {}");
+    }
     Ok(node)
 }
 
@@ -297,7 +316,7 @@ impl Json<'_> {
             Some(_) => self.word()?,
             None => return fail(at, "the text ends where a value is expected"),
         };
-        Ok(Node { value, at })
+        Ok(Node::new(value, at))
     }
 
     fn object(&mut self, depth: usize) -> Result<Value, TreeError> {
@@ -313,9 +332,10 @@ impl Json<'_> {
                 Some(b'"') => {}
                 _ => return fail(self.position(), "expected a key in double quotes or '}'"),
             }
+            let key_at = self.position();
             let key = self.string()?.into_owned();
             if map.iter().any(|(k, _)| *k == key) {
-                return fail(self.position(), format!("'{key}' is given twice"));
+                return fail(key_at, format!("'{key}' is given twice"));
             }
             self.blank();
             if self.peek() != Some(b':') {
@@ -323,7 +343,9 @@ impl Json<'_> {
             }
             self.at += 1;
             self.blank();
-            map.push((key, self.value(depth + 1)?));
+            let mut node = self.value(depth + 1)?;
+            node.key = Some(key_at);
+            map.push((key, node));
             self.separator(b'}')?;
         }
     }
@@ -438,7 +460,7 @@ mod tests {
         let deep = "[".repeat(200) + &"]".repeat(200);
         assert!(yaml(&deep).expect_err("deep").reason.contains("nested deeper"));
         assert!(json(&deep).expect_err("deep").reason.contains("nested deeper"));
-        assert_eq!(yaml("a: 1\na: 2").expect_err("twice").at, Position { line: 2, column: 4 });
+        assert_eq!(yaml("a: 1\na: 2").expect_err("twice").at, Position { line: 2, column: 1 });
     }
 
     #[test]

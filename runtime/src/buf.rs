@@ -135,16 +135,16 @@ impl Chunk {
     pub fn slice(&self, range: Range<usize>) -> Chunk {
         assert!(range.start <= range.end && range.end <= self.len(), "{range:?} of {} bytes", self.len());
         let mut part = self.clone();
-        part.start += range.start as u32;
-        part.len = (range.end - range.start) as u32;
+        part.start += narrow(range.start);
+        part.len = narrow(range.end - range.start);
         part
     }
 
     /// Forgets the first `n` bytes.
     pub fn advance(&mut self, n: usize) {
         assert!(n <= self.len(), "{n} of {} bytes", self.len());
-        self.start += n as u32;
-        self.len -= n as u32;
+        self.start += narrow(n);
+        self.len -= narrow(n);
     }
 
     pub fn truncate(&mut self, n: usize) {
@@ -160,6 +160,15 @@ impl Chunk {
         own.extend_from_slice(&self);
         own.freeze()
     }
+}
+
+/// A place or a length within a block, which is below 4 GiB.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a block's capacity is a u32, and `n` was checked against it"
+)]
+fn narrow(n: usize) -> u32 {
+    n as u32
 }
 
 impl Clone for Chunk {
@@ -198,11 +207,11 @@ impl Deref for Chunk {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
         // WHY: the block's bytes are reached through a raw pointer, since groups own them.
-        // SAFETY: start + len lies in the block (every constructor and `slice` checks), the block lives, and
-        // nothing writes to a block that a chunk views.
-        unsafe {
-            std::slice::from_raw_parts(self.block().data.as_ptr().add(self.start as usize), self.len as usize)
-        }
+        // SAFETY: start + len lies in the block: every constructor and `slice` checks.
+        let first = unsafe { self.block().data.add(self.start as usize) };
+        // WHY: as above.
+        // SAFETY: as above; the block lives, and nothing writes to a block that a chunk views.
+        unsafe { std::slice::from_raw_parts(first.as_ptr(), self.len as usize) }
     }
 }
 
@@ -444,12 +453,12 @@ impl Group {
         }
         self.budget.charge(more * self.buffer_bytes);
         let mut memory = vec![0u8; more * self.buffer_bytes].into_boxed_slice();
-        let base = memory.as_mut_ptr();
+        let base = NonNull::from(&mut *memory).cast::<u8>();
         for n in 0..more {
             let id = u16::try_from(have + n).expect("a group is at most 2^15 buffers");
             // WHY: one allocation serves a slab of buffers.
             // SAFETY: n * buffer_bytes lies within the slab's memory, which lives as long as the group.
-            let data = unsafe { NonNull::new_unchecked(base.add(n * self.buffer_bytes)) };
+            let data = unsafe { base.add(n * self.buffer_bytes) };
             let origin = Origin::Group { group: Rc::as_ptr(self), id };
             let capacity = u32::try_from(self.buffer_bytes).expect("a buffer is below 4 GiB");
             let block = Block { refs: Cell::new(0), data, capacity, origin };
@@ -495,7 +504,7 @@ impl Group {
         refs.set(1);
         self.lent.set(self.lent.get() + 1);
         let _counted_until_taken_back = Rc::into_raw(Rc::clone(self));
-        Chunk { block, start: 0, len: len as u32 }
+        Chunk { block, start: 0, len: narrow(len) }
     }
 
     fn take_back(&self, id: u16) {

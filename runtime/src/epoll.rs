@@ -10,11 +10,19 @@ use std::time::Duration;
 use crate::addr::SocketAddress;
 use crate::buf::{Chunks, Group};
 use crate::limits;
+use crate::listen;
 use crate::net::RawAddress;
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId, last_os_error};
 
 const LISTENER: u64 = 1 << 63;
 const WAKE: u64 = 1 << 62;
+
+const IN: u32 = libc::EPOLLIN.cast_unsigned();
+const OUT: u32 = libc::EPOLLOUT.cast_unsigned();
+/// The peer's FIN.
+const FIN: u32 = libc::EPOLLRDHUP.cast_unsigned();
+const FAILED: u32 = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
+const EDGE: u32 = libc::EPOLLET.cast_unsigned();
 
 #[derive(Debug, Default, Clone)]
 struct Slot {
@@ -84,7 +92,7 @@ impl Epoll {
             events: Vec::with_capacity(limits::EVENTS_PER_TURN),
             skipped: false,
         };
-        this.add(wake_fd, libc::EPOLLIN as u32, WAKE).map_err(|e| format!("epoll_ctl: {e}"))?;
+        this.add(wake_fd, IN, WAKE).map_err(|e| format!("epoll_ctl: {e}"))?;
         Ok(this)
     }
 
@@ -103,8 +111,7 @@ impl Epoll {
             self.slots.resize(at + 1, Slot::default());
         }
         self.slots[at] = Slot { generation: id.generation, fd, open: true, ..Slot::default() };
-        let interest = (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
-        self.add(fd, interest, u64::from(id.generation) << 32 | u64::from(id.index))
+        self.add(fd, IN | OUT | FIN | EDGE, id.to_bits())
     }
 
     pub(crate) fn closed(&mut self, id: SockId) {
@@ -189,7 +196,7 @@ impl Epoll {
         while self.listeners.len() <= at {
             self.listeners.push(Listening { fd, armed: true, readable: true });
         }
-        self.add(fd, (libc::EPOLLIN | libc::EPOLLET) as u32, LISTENER | u64::from(listener))
+        self.add(fd, IN | EDGE, LISTENER | u64::from(listener))
     }
 
     pub(crate) fn cancel_accept(&mut self, listener: u32) {
@@ -247,7 +254,7 @@ impl Epoll {
     }
 
     fn poll_events(&mut self, timeout_ms: i32) -> usize {
-        let room = limits::EVENTS_PER_TURN as i32;
+        let room = i32::try_from(limits::EVENTS_PER_TURN).expect("checked in limits.rs");
         // WHY: the kernel fills the array.
         // SAFETY: the vector has room for EVENTS_PER_TURN events.
         let n =
@@ -272,27 +279,27 @@ impl Epoll {
             self.pending.push(Completion::Woken);
             return;
         }
+        let id = SockId::from_bits(data);
         if data & LISTENER != 0 {
-            if let Some(listener) = self.listeners.get_mut(data as u32 as usize) {
+            if let Some(listener) = self.listeners.get_mut(id.index as usize) {
                 listener.readable = true;
             }
             return;
         }
-        let id = SockId { index: data as u32, generation: (data >> 32) as u32 };
         let Some(slot) = self.slots.get_mut(id.index as usize) else { return };
         if !slot.open || slot.generation != id.generation {
             return;
         }
-        let failed = events & (libc::EPOLLERR | libc::EPOLLHUP) as u32 != 0;
-        if events & (libc::EPOLLIN | libc::EPOLLRDHUP) as u32 != 0 || failed {
+        let failed = events & FAILED != 0;
+        if events & (IN | FIN) != 0 || failed {
             slot.readable = true;
-            slot.hung_up |= failed || events & libc::EPOLLRDHUP as u32 != 0;
+            slot.hung_up |= failed || events & FIN != 0;
             if slot.armed.is_some() && !slot.queued {
                 slot.queued = true;
                 self.ready.push(id.index);
             }
         }
-        if events & libc::EPOLLOUT as u32 != 0 || failed {
+        if events & OUT != 0 || failed {
             if std::mem::take(&mut slot.waits_connect) {
                 let result = connect_result(slot.fd);
                 self.pending.push(Completion::Connected { id, result });
@@ -404,7 +411,7 @@ impl Epoll {
 
 fn connect_result(fd: Fd) -> Result<(), NetError> {
     let mut code = 0i32;
-    let mut len = size_of::<i32>() as libc::socklen_t;
+    let mut len = listen::len_of::<i32>();
     // WHY: how a non-blocking connect ended is told by the socket.
     // SAFETY: the pointers are to an int of ours and its length.
     let answer = unsafe {

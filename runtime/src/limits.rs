@@ -35,4 +35,5 @@ const _: () =
     assert!(SMALL_BUFS_MAX.is_power_of_two() && SMALL_BUFS_MAX <= 1 << 15, "a provided ring's entries");
 const _: () =
     assert!(LARGE_BUFS_MAX.is_power_of_two() && LARGE_BUFS_MAX <= 1 << 15, "a provided ring's entries");
+const _: () = assert!(EVENTS_PER_TURN <= i32::MAX as usize, "a number that epoll_wait takes");
 const _: () = assert!(SMALL_BUFS <= SMALL_BUFS_MAX && LARGE_BUFS <= LARGE_BUFS_MAX);

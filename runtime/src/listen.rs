@@ -37,6 +37,15 @@ pub struct Keepalive {
     pub interval: Option<Duration>,
 }
 
+/// The length of a structure, as the socket calls want it.
+pub(crate) fn len_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("a small structure")
+}
+
+fn family_of(domain: i32) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(domain).expect("a small number")
+}
+
 /// An address in the kernel's form.
 pub(crate) struct RawAddress {
     storage: libc::sockaddr_storage,
@@ -51,13 +60,13 @@ impl RawAddress {
         let mut this = RawAddress { storage, len: 0 };
         match address {
             SocketAddress::Ip(SocketAddr::V4(a)) => this.write(libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_family: family_of(libc::AF_INET),
                 sin_port: a.port().to_be(),
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(a.ip().octets()) },
                 sin_zero: [0; 8],
             }),
             SocketAddress::Ip(SocketAddr::V6(a)) => this.write(libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_family: family_of(libc::AF_INET6),
                 sin6_port: a.port().to_be(),
                 sin6_flowinfo: a.flowinfo(),
                 sin6_addr: libc::in6_addr { s6_addr: a.ip().octets() },
@@ -75,13 +84,13 @@ impl RawAddress {
                 if name.is_empty() || name.len() >= un.sun_path.len() {
                     return Err(NetError::Os(libc::ENAMETOOLONG));
                 }
-                un.sun_family = libc::AF_UNIX as libc::sa_family_t;
+                un.sun_family = family_of(libc::AF_UNIX);
                 for (to, from) in un.sun_path.iter_mut().zip(&name) {
                     *to = *from as libc::c_char;
                 }
                 this.write(un);
                 let named = size_of::<libc::sa_family_t>() + name.len() + usize::from(!is_abstract);
-                this.len = named as libc::socklen_t;
+                this.len = libc::socklen_t::try_from(named).expect("a path of at most 108 bytes");
             }
         }
         Ok(this)
@@ -92,7 +101,7 @@ impl RawAddress {
         // WHY: sockaddr_storage exists to be written as one of its kinds.
         // SAFETY: it is large and aligned enough for every kind.
         unsafe { (&raw mut self.storage).cast::<T>().write(value) };
-        self.len = size_of::<T>() as libc::socklen_t;
+        self.len = len_of::<T>();
     }
 
     pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
@@ -111,7 +120,7 @@ impl RawAddress {
         // WHY: as above.
         // SAFETY: all-zero is a valid sockaddr_storage.
         let mut storage: libc::sockaddr_storage = unsafe { zeroed() };
-        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        let mut len = len_of::<libc::sockaddr_storage>();
         // WHY: getsockname and getpeername alike.
         // SAFETY: the pointers are to a storage of ours and its length.
         let answer = unsafe { call(fd, (&raw mut storage).cast(), &raw mut len) };
@@ -139,7 +148,7 @@ impl RawAddress {
                 // SAFETY: the kernel wrote a sockaddr_un.
                 let a = unsafe { self.as_ptr().cast::<libc::sockaddr_un>().read() };
                 let named = (self.len as usize).saturating_sub(size_of::<libc::sa_family_t>());
-                let name: Vec<u8> = a.sun_path.iter().take(named).map(|&c| c as u8).collect();
+                let name: Vec<u8> = a.sun_path.iter().take(named).map(|c| c.to_ne_bytes()[0]).collect();
                 let text = match name.split_first() {
                     Some((0, rest)) => format!("@{}", String::from_utf8_lossy(rest)),
                     _ => String::from_utf8_lossy(name.split(|&b| b == 0).next().unwrap_or(&[])).into_owned(),
@@ -177,7 +186,7 @@ fn socket(domain: i32) -> Result<OwnedFd, NetError> {
 }
 
 fn set_int(fd: Fd, level: i32, option: i32, value: i32) -> Result<(), NetError> {
-    let len = size_of::<i32>() as libc::socklen_t;
+    let len = len_of::<i32>();
     // WHY: socket options have no wrapper in std.
     // SAFETY: the pointer is to an int of ours.
     let answer = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), len) };
@@ -204,7 +213,7 @@ pub(crate) fn set_nonblocking(fd: Fd, on: bool) {
 /// The close will be a reset.
 pub(crate) fn linger_reset(fd: Fd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let len = size_of::<libc::linger>() as libc::socklen_t;
+    let len = len_of::<libc::linger>();
     // WHY: only this option makes a close a reset.
     // SAFETY: the pointer is to a linger of ours.
     let _closed_anyway =

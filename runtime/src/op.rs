@@ -96,6 +96,21 @@ pub(crate) struct SockId {
     pub(crate) generation: u32,
 }
 
+/// Generations are carried in 24 bits of an operation's user data.
+const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+impl SockId {
+    /// As the low 56 bits of a word that the kernel hands back.
+    pub(crate) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "takes the word apart")]
+    pub(crate) fn from_bits(word: u64) -> SockId {
+        SockId { index: word as u32, generation: (word >> 32) as u32 & GENERATION_MASK }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RecvState {
     Paused,
@@ -165,9 +180,6 @@ pub(crate) struct Socks {
     slots: Vec<Sock>,
     free: Vec<u32>,
 }
-
-/// Generations are carried in 24 bits of an operation's user data.
-const GENERATION_MASK: u32 = (1 << 24) - 1;
 
 impl Socks {
     pub(crate) fn take(&mut self) -> SockId {

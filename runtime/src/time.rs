@@ -182,7 +182,7 @@ impl Wheel {
         let tick = tick.clamp(self.tick, self.tick + SPAN - 1);
         // The level is where the tick's digits first differ from now's.
         let differ = (tick ^ self.tick) | 63;
-        let level = ((63 - differ.leading_zeros()) / 6).min(LEVELS as u32 - 1) as usize;
+        let level = ((63 - differ.leading_zeros()) as usize / 6).min(LEVELS - 1);
         level * SLOTS + ((tick >> (6 * level)) & 63) as usize
     }
 
@@ -192,9 +192,10 @@ impl Wheel {
             if self.full[level] == 0 {
                 continue;
             }
-            let shift = 6 * level as u32;
+            let shift = 6 * level;
             let digit = (self.tick >> shift) & 63;
-            let ahead = self.full[level].rotate_right(digit as u32).trailing_zeros();
+            let ahead =
+                self.full[level].rotate_right(u32::try_from(digit).expect("below 64")).trailing_zeros();
             let base = (self.tick >> shift) + u64::from(ahead);
             return Some((base << shift).max(self.tick));
         }
@@ -326,7 +327,7 @@ mod tests {
             while let Some(&(first, _)) = waiting.first() {
                 let next = wheel.next_tick().expect("something waits");
                 assert!(next <= first, "round {round}: asked to sleep past {first}, until {next}");
-                now = if rng.next() % 3 == 0 { now + rng.next() % 100_000 } else { next.max(now) };
+                now = if rng.next().is_multiple_of(3) { now + rng.next() % 100_000 } else { next.max(now) };
                 wheel.advance(ms(now), &mut due);
                 for task in due.drain(..) {
                     let at = waiting.iter().position(|w| TaskId::test(w.1) == task).expect("was waiting");

@@ -4,7 +4,6 @@
 //! value or in the socket's slot until the operation's last completion; the ring is dropped before all of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::collections::HashMap;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -32,7 +31,7 @@ const CANCEL: u64 = 6;
 const WAKE: u64 = 7;
 
 fn user_data(kind: u64, id: SockId) -> u64 {
-    kind << 56 | u64::from(id.generation) << 32 | u64::from(id.index)
+    kind << 56 | id.to_bits()
 }
 
 fn recv_kind(class: RecvClass) -> u64 {
@@ -81,20 +80,27 @@ impl BufRing {
         if self.group.free_count() == 0 {
             return;
         }
-        let base = self.memory.as_ptr().cast::<BufRingEntry>();
+        let base = self.memory.cast::<BufRingEntry>();
+        let len = u32::try_from(self.group.buffer_bytes).expect("a buffer is below 4 GiB");
         while let Some(id) = self.group.pop_free() {
             let at = usize::from(self.tail & (self.entries - 1));
             // WHY: the entry lies in memory shared with the kernel.
-            // SAFETY: `at` is below `entries`; the kernel reads entries only below the published tail.
-            let entry = unsafe { &mut *base.add(at) };
+            // SAFETY: `at` is below `entries`.
+            let mut entry = unsafe { base.add(at) };
+            // WHY: as above.
+            // SAFETY: the kernel reads entries only below the published tail; no other reference exists.
+            let entry = unsafe { entry.as_mut() };
             entry.set_addr(self.group.memory_of(id) as u64);
-            entry.set_len(self.group.buffer_bytes as u32);
+            entry.set_len(len);
             entry.set_bid(id);
             self.tail = self.tail.wrapping_add(1);
         }
+        // WHY: the ring's tail lies in its first entry.
+        // SAFETY: `base` points to that entry.
+        let tail = unsafe { BufRingEntry::tail(base.as_ptr()) };
         // WHY: the kernel reads the tail concurrently.
-        // SAFETY: the tail lies in the ring's first entry, is aligned, and is only written here.
-        let tail = unsafe { AtomicU16::from_ptr(BufRingEntry::tail(base).cast_mut()) };
+        // SAFETY: it is aligned, lives as long as the ring, and is only written here.
+        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
 }
@@ -114,9 +120,10 @@ pub(crate) struct Uring {
     large: BufRing,
     /// Message headers of gathered sends in flight, by socket slot.
     gathers: Vec<Option<Box<Gather>>>,
+    #[expect(clippy::vec_box, reason = "the kernel reads a header where it lies")]
     spare: Vec<Box<Gather>>,
-    #[expect(clippy::disallowed_types, reason = "only connects in flight; few, and off the request path")]
-    connecting: HashMap<u32, Box<RawAddress>>,
+    /// Addresses of connects in flight, by socket slot: few, and off the request path.
+    connecting: Vec<(u32, Box<RawAddress>)>,
     wake: OwnedFd,
     wake_word: Box<u64>,
     wake_armed: bool,
@@ -160,7 +167,7 @@ impl Uring {
             large,
             gathers: Vec::new(),
             spare: Vec::new(),
-            connecting: HashMap::new(),
+            connecting: Vec::new(),
             wake,
             wake_word: Box::new(0),
             wake_armed: false,
@@ -223,7 +230,7 @@ impl Uring {
                 self.gathers.resize_with(at + 1, || None);
             }
             self.gathers[at] = Some(gather);
-            opcode::SendMsg::new(RingFd(fd), header).flags(FLAGS as u32).build()
+            opcode::SendMsg::new(RingFd(fd), header).flags(FLAGS.cast_unsigned()).build()
         };
         self.push(&entry.user_data(user_data(SEND, id)));
     }
@@ -231,7 +238,7 @@ impl Uring {
     pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
         let raw = Box::new(RawAddress::new(to)?);
         let entry = opcode::Connect::new(RingFd(fd), raw.as_ptr(), raw.len()).build();
-        self.connecting.insert(id.index, raw);
+        self.connecting.push((id.index, raw));
         self.push(&entry.user_data(user_data(CONNECT, id)));
         Ok(())
     }
@@ -308,7 +315,7 @@ impl Uring {
         let Uring { ring, small, large, gathers, spare, connecting, wake_armed, .. } = self;
         for cqe in ring.completion() {
             let data = cqe.user_data();
-            let id = SockId { index: data as u32, generation: (data >> 32) as u32 & 0x00ff_ffff };
+            let id = SockId::from_bits(data);
             let more = cqueue::more(cqe.flags());
             match data >> 56 {
                 RECV_SMALL => out.push(received(id, &cqe, &small.group, more)),
@@ -320,14 +327,15 @@ impl Uring {
                     out.push(Completion::Sent { id, result: amount(cqe.result()) });
                 }
                 CONNECT => {
-                    connecting.remove(&id.index);
+                    connecting.retain(|(index, _)| *index != id.index);
                     out.push(Completion::Connected { id, result: amount(cqe.result()).map(|_| ()) });
                 }
                 ACCEPT => {
-                    let result = amount(cqe.result()).map(|fd| {
+                    let fd = cqe.result();
+                    let result = amount(fd).map(|_| {
                         // WHY: the kernel answers with a bare number.
                         // SAFETY: a successful accept gives a new descriptor that nobody else owns.
-                        unsafe { OwnedFd::from_raw_fd(fd as Fd) }
+                        unsafe { OwnedFd::from_raw_fd(fd) }
                     });
                     out.push(Completion::Accepted { listener: id.index, result, more });
                 }

@@ -54,6 +54,11 @@ fn std_connect(to: &SocketAddress) -> TcpStream {
     stream
 }
 
+/// The byte at place `n` of a test's stream: no small shift maps it to itself.
+fn pattern(n: usize) -> u8 {
+    u8::try_from(n % 251).expect("below 251")
+}
+
 async fn echo(socket: Socket) {
     while let Ok(Some(chunk)) = socket.recv().await {
         if socket.send(chunk.into()).await.is_err() {
@@ -100,12 +105,12 @@ fn large_bodies_pass_whole_in_both_classes() {
                 let stream = std_connect(&address);
                 let mut reader = stream.try_clone().expect("a copy");
                 let sender = thread::spawn(move || {
-                    let body: Vec<u8> = (0..LEN).map(|n| (n % 251) as u8).collect();
+                    let body: Vec<u8> = (0..LEN).map(pattern).collect();
                     (&stream).write_all(&body).expect("sent");
                 });
                 let mut back = vec![0; LEN];
                 reader.read_exact(&mut back).expect("echoed");
-                assert!(back.iter().enumerate().all(|(n, &b)| b == (n % 251) as u8), "bytes in order");
+                assert!(back.iter().enumerate().all(|(n, &b)| b == pattern(n)), "bytes in order");
                 sender.join().expect("sent");
             });
             let socket = listener.accept().await.expect("accepted");
@@ -123,7 +128,7 @@ fn pausing_loses_nothing_and_a_slow_reader_is_bounded() {
         const LEN: usize = 3_000_000;
         let client = thread::spawn(move || {
             let mut stream = std_connect(&address);
-            let body: Vec<u8> = (0..LEN).map(|n| (n % 241) as u8).collect();
+            let body: Vec<u8> = (0..LEN).map(pattern).collect();
             stream.write_all(&body).expect("sent");
         });
         let socket = listener.accept().await.expect("accepted");
@@ -132,18 +137,18 @@ fn pausing_loses_nothing_and_a_slow_reader_is_bounded() {
         while let Some(chunk) = socket.recv().await.expect("bytes") {
             assert!(
                 chunk.iter().all(|&b| {
-                    let ok = b == (seen % 241) as u8;
+                    let ok = b == pattern(seen);
                     seen += 1;
                     ok
                 }),
                 "bytes in order"
             );
             round += 1;
-            if round % 7 == 0 {
+            if round.is_multiple_of(7) {
                 socket.pause_recv();
                 rt.sleep(Duration::from_millis(2)).await;
             }
-            let class = if round % 2 == 0 { RecvClass::Large } else { RecvClass::Small };
+            let class = if round.is_multiple_of(2) { RecvClass::Large } else { RecvClass::Small };
             socket.set_recv_class(class);
         }
         assert_eq!(seen, LEN);
@@ -356,11 +361,10 @@ fn play(driver: DriverChoice, seed: u64) -> Option<Vec<Saw>> {
             match rng.next() % 10 {
                 0..=5 if open[side] => {
                     let len = [1, 10, 5_000, 40_000, 300_000][(rng.next() % 5) as usize];
-                    let parts = 1 + rng.next() % 3;
+                    let parts = 1 + (rng.next() % 3) as usize;
                     let mut chunks = Chunks::new();
                     for part in 0..parts {
-                        let byte = (part as u8).wrapping_add(len as u8);
-                        chunks.push(Chunk::copy_from(&vec![byte; len]));
+                        chunks.push(Chunk::copy_from(&vec![pattern(len + part); len]));
                     }
                     let total = chunks.bytes();
                     from.start_send(chunks);

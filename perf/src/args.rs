@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use crate::bakeoff::{self, Options, say};
 use crate::contender::{self, Contender};
+use crate::instructions;
 use crate::scenario::{self, Scenario};
+use crate::stages::{self, Stage};
 
 const USAGE: &str = "selvedge-perf <command>
 
@@ -18,18 +20,27 @@ bakeoff      all contenders over all scenarios, side by side, in interleaved rou
   --resume             keep the cells that DIR already has
   --selvedge FILE      this proxy instead of building one
   --envoy FILE         this Envoy
-list         the scenarios and the contenders";
+instructions the sans-IO code's instructions a request, stage by stage, counted by callgrind (valgrind)
+  --stage A,B          only these
+  --top N              so many functions of each stage (8)
+  --out DIR            target/instructions unless told
+list         the scenarios, the contenders and the stages";
 
 pub fn dispatch(words: &[String]) -> Result<(), String> {
     let (command, rest) = words.split_first().map_or(("help", &[][..]), |(c, r)| (c.as_str(), r));
     match command {
         "bakeoff" => bakeoff::run(&options(rest)?),
+        "instructions" => instructions::run(&instructions_options(rest)?),
+        "instructions-of" => instructions::run_stage(rest),
         "list" => {
             for s in scenario::ALL {
                 say(&format!("{:<18} {}", s.name, s.title));
             }
             for c in contender::ALL {
                 say(c.name());
+            }
+            for s in stages::ALL {
+                say(&format!("{:<18} {}", s.name(), s.title()));
             }
             Ok(())
         }
@@ -39,6 +50,30 @@ pub fn dispatch(words: &[String]) -> Result<(), String> {
         }
         other => Err(format!("unknown command {other:?}\n{USAGE}")),
     }
+}
+
+fn instructions_options(words: &[String]) -> Result<instructions::Options, String> {
+    let mut options =
+        instructions::Options { out: PathBuf::from("target/instructions"), stages: Vec::new(), top: 8 };
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || words.next().cloned().ok_or(format!("{word} needs a value"));
+        match word.as_str() {
+            "--out" => options.out = value()?.into(),
+            "--top" => options.top = value()?.parse().map_err(|_| "--top: a number")?,
+            "--stage" => {
+                for name in value()?.split(',') {
+                    let known = || format!("no stage {name:?}; see `selvedge-perf list`");
+                    options.stages.push(Stage::from_name(name).ok_or_else(known)?);
+                }
+            }
+            other => return Err(format!("unknown option {other:?}\n{USAGE}")),
+        }
+    }
+    if options.stages.is_empty() {
+        options.stages = stages::ALL.to_vec();
+    }
+    Ok(options)
 }
 
 fn options(words: &[String]) -> Result<Options, String> {

@@ -56,11 +56,6 @@ impl Contender {
     pub fn from_name(name: &str) -> Option<Contender> {
         ALL.into_iter().find(|c| c.name() == name)
     }
-
-    /// Reads HTTP and picks a route.
-    pub fn is_proxy(self) -> bool {
-        !matches!(self, Contender::Direct | Contender::Glommio)
-    }
 }
 
 /// The programs that were found.
@@ -270,6 +265,13 @@ fn fill(who: Contender, template: &str, wiring: Wiring<'_>, at: SocketAddrV4) ->
         .replace("{{upstream_port}}", &wiring.upstream.port().to_string())
         .replace("{{log}}", &log)
         .replace("{{dir}}", &dir)
+}
+
+/// The bootstrap that Selvedge and Envoy run, for measuring parts of it in this process.
+pub fn bootstrap_text(routes: usize) -> String {
+    let nowhere = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1);
+    let wiring = Wiring { upstream: nowhere, routes, dir: Path::new("/tmp") };
+    fill(Contender::SelvedgeUring, ENVOY, wiring, nowhere)
 }
 
 fn routes(who: Contender, count: usize) -> String {

@@ -6,11 +6,13 @@ mod args;
 mod bakeoff;
 mod clock;
 mod contender;
+mod instructions;
 mod load;
 mod plot;
 mod proc;
 mod report;
 mod scenario;
+mod stages;
 
 use std::process::ExitCode;
 

@@ -81,7 +81,6 @@ fn token(kind: Kind, generation: u32, index: usize) -> u64 {
     (kind << 60) | (u64::from(generation & 0x0fff_ffff) << 32) | (index as u64)
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the fields were packed by `token`")]
 fn untoken(token: u64) -> (Kind, u32, usize) {
     let kind = match token >> 60 {
         0 => Kind::Listener,

@@ -142,7 +142,7 @@ impl Driver {
     pub(crate) fn send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
         match self {
             Driver::Uring(d) => d.send(id, fd, chunks),
-            Driver::Epoll(d) => d.send(id, fd, chunks),
+            Driver::Epoll(d) => d.send(id),
         }
     }
 
@@ -198,11 +198,18 @@ impl Driver {
         }
     }
 
-    /// Sends that found no room before and may be tried again.
-    pub(crate) fn take_retries(&mut self) -> Vec<SockId> {
+    /// Sends that the driver has collected and wants tried now.
+    pub(crate) fn take_sends(&mut self, into: &mut Vec<SockId>) {
         match self {
-            Driver::Uring(_) => Vec::new(),
-            Driver::Epoll(d) => d.take_retries(),
+            Driver::Uring(_) => {}
+            Driver::Epoll(d) => d.take_sends(into),
+        }
+    }
+
+    pub(crate) fn try_send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
+        match self {
+            Driver::Uring(d) => d.send(id, fd, chunks),
+            Driver::Epoll(d) => d.try_send(id, fd, chunks),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The epoll driver: the same completions over edge-triggered readiness.
 //!
-//! A send is tried at once; a receive reads while the socket is armed and readable, a few times a turn.
+//! Sends are collected and tried together when the turn begins, as the ring does: so the kernel's and the proxy's
+//! code each run in one go. A receive reads while the socket is armed and readable, a few times a turn.
 //! Invariant: a slot that is armed and readable stands in `ready`, so no edge is forgotten.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -36,6 +37,8 @@ struct Slot {
     queued: bool,
     /// A send or connect waits for room.
     waits_send: bool,
+    /// A collected send ends here when it finds no room: its owner is gone.
+    gives_up_send: bool,
     waits_connect: bool,
 }
 
@@ -58,8 +61,8 @@ pub(crate) struct Epoll {
     ready: Vec<u32>,
     /// Completions that are known already and wait for the next turn.
     pending: Vec<Completion>,
-    /// Sends that wait for room, by slot: how to try again lies with the socket's slot.
-    retry: Vec<SockId>,
+    /// Sends to try when the next turn begins; their bytes lie with the socket's slot.
+    sends: Vec<SockId>,
     listeners: Vec<Listening>,
     gather: Box<Gather>,
     events: Vec<libc::epoll_event>,
@@ -86,7 +89,7 @@ impl Epoll {
             slots: Vec::new(),
             ready: Vec::new(),
             pending: Vec::new(),
-            retry: Vec::new(),
+            sends: Vec::new(),
             listeners: Vec::new(),
             gather: Gather::empty(),
             events: Vec::with_capacity(limits::EVENTS_PER_TURN),
@@ -132,14 +135,31 @@ impl Epoll {
         self.pending.push(Completion::Recv { id, result: Err(NetError::Canceled), more: false });
     }
 
-    pub(crate) fn send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
-        match self.try_send(fd, chunks) {
-            Err(NetError::Os(libc::EAGAIN)) => self.slots[id.index as usize].waits_send = true,
-            result => self.pending.push(Completion::Sent { id, result }),
-        }
+    pub(crate) fn send(&mut self, id: SockId) {
+        self.sends.push(id);
     }
 
-    fn try_send(&mut self, fd: Fd, chunks: &Chunks) -> Result<usize, NetError> {
+    /// The sends that were collected, into a list that the caller keeps.
+    pub(crate) fn take_sends(&mut self, into: &mut Vec<SockId>) {
+        into.append(&mut self.sends);
+    }
+
+    pub(crate) fn try_send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
+        let result = match self.sendmsg(fd, chunks) {
+            Err(NetError::Os(libc::EAGAIN)) => {
+                let slot = &mut self.slots[id.index as usize];
+                if !slot.gives_up_send {
+                    slot.waits_send = true;
+                    return;
+                }
+                Err(NetError::Canceled)
+            }
+            result => result,
+        };
+        self.pending.push(Completion::Sent { id, result });
+    }
+
+    fn sendmsg(&mut self, fd: Fd, chunks: &Chunks) -> Result<usize, NetError> {
         self.gather.fill(chunks);
         loop {
             // WHY: one call takes head and body from where they lie.
@@ -159,6 +179,8 @@ impl Epoll {
         let slot = &mut self.slots[id.index as usize];
         if std::mem::take(&mut slot.waits_send) {
             self.pending.push(Completion::Sent { id, result: Err(NetError::Canceled) });
+        } else {
+            slot.gives_up_send = true;
         }
     }
 
@@ -222,13 +244,13 @@ impl Epoll {
         }
     }
 
-    /// One turn: waits at most `wait`, and collects. Sends that found no room are reported by `retries`.
+    /// One turn: waits at most `wait`, and collects. The collected sends were tried before.
     pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
         out.append(&mut self.pending);
         let busy =
             !out.is_empty() || !self.ready.is_empty() || self.listeners.iter().any(|l| l.armed && l.readable);
-        // What is known already is worth a turn without a system call, but not two in a row.
-        if !out.is_empty() && !self.skipped && self.ready.is_empty() {
+        // Little that is known already is worth a turn without a system call, but not two in a row.
+        if !out.is_empty() && out.len() < limits::SMALL_TURN && !self.skipped && self.ready.is_empty() {
             self.skipped = true;
             return;
         }
@@ -305,14 +327,9 @@ impl Epoll {
                 self.pending.push(Completion::Connected { id, result });
             }
             if std::mem::take(&mut slot.waits_send) {
-                self.retry.push(id);
+                self.sends.push(id);
             }
         }
-    }
-
-    /// Sends to try again: there is room, or an error to learn.
-    pub(crate) fn take_retries(&mut self) -> Vec<SockId> {
-        std::mem::take(&mut self.retry)
     }
 
     fn accept_ready(&mut self, out: &mut Vec<Completion>) {

@@ -26,6 +26,8 @@ pub const READS_PER_TURN: usize = 4;
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Readiness events taken in one turn of the epoll driver.
 pub const EVENTS_PER_TURN: usize = 1024;
+/// Completions below which the epoll driver hands over what it knows before it asks the kernel again.
+pub const SMALL_TURN: usize = 4;
 /// How long accepting stops when descriptors ran out and none of ours closes, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// The byte budget of a shard unless configured: all buffers come out of it.

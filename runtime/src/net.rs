@@ -46,6 +46,7 @@ pub(crate) struct Kernel {
     /// Descriptors ran out: accepting starts again when one closes, or then.
     accept_again: Option<Instant>,
     completions: Vec<Completion>,
+    sends: Vec<SockId>,
 }
 
 impl Kernel {
@@ -57,6 +58,7 @@ impl Kernel {
             starved: Vec::new(),
             accept_again: None,
             completions: Vec::new(),
+            sends: Vec::new(),
         }
     }
 
@@ -74,17 +76,23 @@ impl Kernel {
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_more();
         }
+        self.try_sends();
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.turn(wait, spin, &mut completions);
         for completion in completions.drain(..) {
             self.complete(completion, now, cx);
         }
         self.completions = completions;
-        for id in self.driver.take_retries() {
+    }
+
+    /// Tries what the driver has collected since the last turn.
+    fn try_sends(&mut self) {
+        self.driver.take_sends(&mut self.sends);
+        for id in self.sends.drain(..) {
             if let Some(sock) = self.socks.find(id)
                 && let (Some(fd), Some(chunks)) = (&sock.fd, &sock.sending)
             {
-                self.driver.send(id, fd.as_raw_fd(), chunks);
+                self.driver.try_send(id, fd.as_raw_fd(), chunks);
             }
         }
     }

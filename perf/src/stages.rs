@@ -165,7 +165,14 @@ impl Bench {
         hop_by_hop::strip_response(&mut head.fields, false);
         head.fields.set(HeaderId::XEnvoyUpstreamServiceTime, decimal(1, &mut [0; 20]));
         let date = b"Tue, 24 Nov 2026 13:13:20 GMT";
-        edge::response_out(head, &self.hcm.server_name, self.hcm.server_header, date);
+        let signature = edge::Signature {
+            name: &self.hcm.server_name,
+            server: self.hcm.server_header,
+            via: &self.hcm.edge.via,
+            date,
+            request_id: None,
+        };
+        edge::response_out(&mut head.fields, signature);
         let mut block = BlockMut::with_capacity(head.fields.byte_size() + 256, &self.budget);
         encode_response(head, response.framing, &mut block);
         (response, block.freeze())

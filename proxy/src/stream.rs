@@ -271,7 +271,7 @@ impl<'c> Stream<'c> {
                         self.reply(Reply::direct(direct));
                     }
                     Action::Redirect(redirect) => {
-                        twin.http.inc(Http::RqRedirect);
+                        twin.http.inc(Http::RqDirectResponse);
                         self.redirect(redirect, picked);
                     }
                     Action::Forward(forward) => return self.forward(forward, picked).await,

@@ -123,6 +123,8 @@ pub fn header_matcher(rule: &route::HeaderMatcher, at: &At<'_>) -> Result<Header
     };
     let compiled = match &rule.header_match_specifier {
         None => HeaderRule::Present(true),
+        //= envoy: observed on 1.40.0: an empty exact_match asks for presence alone
+        Some(Spec::ExactMatch(value)) if value.is_empty() => HeaderRule::Present(true),
         Some(Spec::PresentMatch(wanted)) => HeaderRule::Present(*wanted),
         Some(Spec::RangeMatch(range)) => HeaderRule::Range { start: range.start, end: range.end },
         Some(Spec::ExactMatch(value)) => {

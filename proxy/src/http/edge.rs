@@ -5,8 +5,8 @@
 
 use std::net::IpAddr;
 
-use crate::http::header_id::HeaderId as H;
-use crate::http::message::{Fields, RequestHead, ResponseHead};
+use crate::http::header_id::{HeaderId as H, IdSet, JOINED_IN_REQUEST, JOINED_IN_RESPONSE};
+use crate::http::message::{Fields, RequestHead};
 
 /// How much of the request's own account of its origin is believed, and what is added to it.
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ pub struct Origin {
 }
 
 /// Fields that only an internal caller may set. envoy: cleanInternalHeaders, observed on 1.40.0
-const INTERNAL_ONLY: &[H] = &[
+const INTERNAL_ONLY: IdSet = IdSet::of(&[
     H::XEnvoyRetriableStatusCodes,
     H::XEnvoyRetriableHeaderNames,
     H::XEnvoyRetryOn,
@@ -104,62 +104,49 @@ const INTERNAL_ONLY: &[H] = &[
     H::XEnvoyOriginalUrl,
     H::XEnvoyHedgeOnPerTryTimeout,
     H::XEnvoyUpstreamStreamDurationMs,
-];
+]);
 
 /// Fields that a request loses at the edge as well. envoy: observed on 1.40.0
-const EDGE_ONLY: &[H] = &[
+const EDGE_ONLY: IdSet = IdSet::of(&[
     H::XEnvoyDecoratorOperation,
     H::XEnvoyDownstreamServiceCluster,
     H::XEnvoyDownstreamServiceNode,
     H::XEnvoyOriginalPath,
     H::XEnvoyOriginalHost,
-];
+]);
+/// No client may set these. envoy: forward_client_cert_details SANITIZE, the default
+const NEVER: IdSet = IdSet::of(&[H::XEnvoyInternal, H::XForwardedClientCert]);
 
 /// Edits a request's head as it enters, and says where it came from.
+//= envoy: ConnectionManagerUtility::mutateRequestHeaders, and the order of the fields that it adds
 pub fn request_in(head: &mut RequestHead, policy: &EdgePolicy, carrier: &Carrier<'_>) -> Origin {
-    let origin = weigh(&mut head.fields, policy, carrier);
-    let has_ours = head.fields.iter_ids().any(|id| id.is_x_envoy() || id == H::XForwardedClientCert);
-    if has_ours {
-        sanitize(&mut head.fields, origin);
-    }
+    let fields = &mut head.fields;
+    fields.remove_ids(NEVER);
+    let origin = weigh(fields, policy, carrier);
     if origin.internal {
-        head.fields.set(H::XEnvoyInternal, b"true");
-    } else if origin.edge
-        && let Some(ip) = origin.remote
-    {
-        head.fields.set(H::XEnvoyExternalAddress, ip.to_string().as_bytes());
-    }
-    let fresh_id = origin.edge && !policy.preserve_external_request_id;
-    if policy.generate_request_id && (fresh_id || head.fields.get(H::XRequestId).is_none()) {
-        head.fields.set(H::XRequestId, &uuid(carrier.random));
+        fields.append(H::XEnvoyInternal, b"true");
+    } else {
+        fields.remove_ids(if origin.edge { INTERNAL_ONLY.and(EDGE_ONLY) } else { INTERNAL_ONLY });
     }
     if !policy.via.is_empty() {
-        append_via(&mut head.fields, &policy.via);
+        fields.join_or_append(b"via", &policy.via, JOINED_IN_REQUEST, b", ");
+    }
+    if origin.edge
+        && let Some(ip) = origin.remote
+    {
+        set_address(fields, ip);
+    }
+    let fresh_id = origin.edge && !policy.preserve_external_request_id;
+    if policy.generate_request_id && (fresh_id || !fields.contains(H::XRequestId)) {
+        fields.set(H::XRequestId, &uuid(carrier.random));
     }
     origin
-}
-
-fn sanitize(fields: &mut Fields, origin: Origin) {
-    // envoy: forward_client_cert_details SANITIZE, the default
-    fields.remove(H::XForwardedClientCert);
-    if origin.internal {
-        return;
-    }
-    for &id in INTERNAL_ONLY {
-        fields.remove(id);
-    }
-    fields.remove(H::XEnvoyInternal);
-    if origin.edge {
-        for &id in EDGE_ONLY {
-            fields.remove(id);
-        }
-    }
 }
 
 /// Reads and extends `x-forwarded-for` and `x-forwarded-proto`.
 fn weigh(fields: &mut Fields, policy: &EdgePolicy, carrier: &Carrier<'_>) -> Origin {
     let (remote, single) = if policy.use_remote_address {
-        let single = fields.get(H::XForwardedFor).is_none();
+        let single = !fields.contains(H::XForwardedFor);
         let remote = match policy.trusted_hops {
             0 => carrier.peer,
             n => fields.get(H::XForwardedFor).and_then(|v| from_right(v, n - 1).0).or(carrier.peer),
@@ -169,14 +156,14 @@ fn weigh(fields: &mut Fields, policy: &EdgePolicy, carrier: &Carrier<'_>) -> Ori
         {
             append_forwarded_for(fields, peer, carrier.host_address);
         }
-        if policy.trusted_hops == 0 || fields.get(H::XForwardedProto).is_none() {
+        if policy.trusted_hops == 0 || !fields.contains(H::XForwardedProto) {
             fields.set(H::XForwardedProto, b"http");
         }
         (remote, single)
     } else {
         let (said, single) =
             fields.get(H::XForwardedFor).map_or((None, false), |v| from_right(v, policy.trusted_hops));
-        if fields.get(H::XForwardedProto).is_none() {
+        if !fields.contains(H::XForwardedProto) {
             fields.set(H::XForwardedProto, b"http");
         }
         (said.or(carrier.peer), single)
@@ -205,32 +192,40 @@ fn from_right(value: &[u8], hops: u32) -> (Option<IpAddr>, bool) {
 }
 
 fn append_forwarded_for(fields: &mut Fields, peer: IpAddr, host_address: &str) {
-    use std::fmt::Write;
-    let mut text = String::with_capacity(48);
-    if peer.is_loopback() {
-        text.push_str(host_address);
-    } else {
-        let _infallible = write!(text, "{peer}");
+    let mut text = AddressText::new();
+    let address = if peer.is_loopback() { host_address.as_bytes() } else { text.of(peer) };
+    fields.join_or_append(b"x-forwarded-for", address, JOINED_IN_REQUEST, b",");
+}
+
+fn set_address(fields: &mut Fields, ip: IpAddr) {
+    fields.set(H::XEnvoyExternalAddress, AddressText::new().of(ip));
+}
+
+/// Space for the text of an address.
+struct AddressText {
+    bytes: [u8; 48],
+    len: usize,
+}
+
+impl AddressText {
+    fn new() -> AddressText {
+        AddressText { bytes: [0; 48], len: 0 }
     }
-    match fields.get(H::XForwardedFor) {
-        None => fields.set(H::XForwardedFor, text.as_bytes()),
-        Some(old) => {
-            let mut list = Vec::with_capacity(old.len() + 1 + text.len());
-            list.extend_from_slice(old);
-            list.push(b',');
-            list.extend_from_slice(text.as_bytes());
-            fields.set(H::XForwardedFor, &list);
-        }
+
+    fn of(&mut self, ip: IpAddr) -> &[u8] {
+        use std::fmt::Write;
+        let _always_fits = write!(self, "{ip}");
+        &self.bytes[..self.len]
     }
 }
 
-fn append_via(fields: &mut Fields, via: &[u8]) {
-    match fields.get(H::Via) {
-        None => fields.set(H::Via, via),
-        Some(old) => {
-            let list = [old, b", ", via].concat();
-            fields.set(H::Via, &list);
-        }
+impl std::fmt::Write for AddressText {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.len + text.len();
+        let space = self.bytes.get_mut(self.len..end).ok_or(std::fmt::Error)?;
+        space.copy_from_slice(text.as_bytes());
+        self.len = end;
+        Ok(())
     }
 }
 
@@ -264,16 +259,36 @@ pub enum ServerHeader {
     PassThrough,
 }
 
+/// What the connection manager says of itself in every response.
+#[derive(Debug, Clone, Copy)]
+pub struct Signature<'a> {
+    /// envoy: server_name
+    pub name: &'a [u8],
+    pub server: ServerHeader,
+    /// envoy: via; empty: none
+    pub via: &'a [u8],
+    pub date: &'a [u8],
+    /// The request's id, where it shall be told.
+    pub request_id: Option<&'a [u8]>,
+}
+
 /// Edits a response's head as it leaves.
-pub fn response_out(head: &mut ResponseHead, name: &[u8], server: ServerHeader, date: &[u8]) {
-    if head.fields.get(H::Date).is_none() {
-        head.fields.append(H::Date, date);
+//= envoy: ActiveStream::encodeHeaders, mutateResponseHeaders
+pub fn response_out(fields: &mut Fields, signature: Signature<'_>) {
+    if !fields.contains(H::Date) {
+        fields.append(H::Date, signature.date);
     }
-    match server {
-        ServerHeader::Overwrite => head.fields.set(H::Server, name),
-        ServerHeader::AppendIfAbsent if head.fields.get(H::Server).is_none() => {
-            head.fields.append(H::Server, name);
+    match signature.server {
+        ServerHeader::Overwrite => fields.set(H::Server, signature.name),
+        ServerHeader::AppendIfAbsent if !fields.contains(H::Server) => {
+            fields.append(H::Server, signature.name);
         }
         ServerHeader::AppendIfAbsent | ServerHeader::PassThrough => {}
+    }
+    if let Some(id) = signature.request_id {
+        fields.set(H::XRequestId, id);
+    }
+    if !signature.via.is_empty() {
+        fields.join_or_append(b"via", signature.via, JOINED_IN_RESPONSE, b", ");
     }
 }

@@ -1,17 +1,23 @@
 //! Fields that end at a hop: they belong to one connection, and are not passed on.
 
+use crate::http::header_id::IdSet;
 use crate::http::message::{Fields, HeaderId as H};
+
+const HOP: IdSet =
+    IdSet::of(&[H::Connection, H::Upgrade, H::KeepAlive, H::ProxyConnection, H::TransferEncoding, H::Te]);
+/// Ends here even where the connection is upgraded.
+const ALWAYS: IdSet = IdSet::of(&[H::KeepAlive, H::ProxyConnection, H::TransferEncoding]);
+const UPGRADE: IdSet = IdSet::of(&[H::Connection, H::Upgrade]);
 
 /// Removes what belongs to the connection a request came on; an upgrade keeps what asks for it.
 //= rfc9110#7.6.1
 pub fn strip_request(fields: &mut Fields, upgrade: bool) {
-    if !fields.iter_ids().any(is_hop) {
+    if !fields.contains_any(HOP) {
         return;
     }
     if !upgrade {
         strip_nominated(fields);
-        fields.remove(H::Upgrade);
-        fields.remove(H::Connection);
+        fields.remove_ids(UPGRADE);
     }
     //= envoy: te passes only as "trailers"
     let trailers = fields.get(H::Te).map(|te| {
@@ -24,23 +30,19 @@ pub fn strip_request(fields: &mut Fields, upgrade: bool) {
         Some(false) => fields.remove(H::Te),
         None => {}
     }
-    fields.remove_ids(|id| matches!(id, H::KeepAlive | H::ProxyConnection | H::TransferEncoding));
+    fields.remove_ids(ALWAYS);
 }
 
 /// Removes what belongs to the connection a response came on.
 pub fn strip_response(fields: &mut Fields, upgrade: bool) {
-    if !fields.iter_ids().any(is_hop) {
+    if !fields.contains_any(HOP) {
         return;
     }
     if !upgrade {
         strip_nominated(fields);
-        fields.remove_ids(|id| matches!(id, H::Connection | H::Upgrade));
+        fields.remove_ids(UPGRADE);
     }
-    fields.remove_ids(|id| matches!(id, H::KeepAlive | H::ProxyConnection | H::TransferEncoding));
-}
-
-fn is_hop(id: H) -> bool {
-    matches!(id, H::Connection | H::Upgrade | H::KeepAlive | H::ProxyConnection | H::TransferEncoding | H::Te)
+    fields.remove_ids(ALWAYS);
 }
 
 /// Removes the fields that `Connection` names, but never those that framing, routing or identity rest on.

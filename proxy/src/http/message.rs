@@ -6,6 +6,7 @@
 use selvedge_runtime::Chunk;
 
 pub use crate::http::header_id::HeaderId;
+use crate::http::header_id::IdSet;
 
 /// A range of the received block, or of the arena of what was written since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Fields {
     block: Chunk,
     arena: Vec<u8>,
     list: Vec<Field>,
+    /// The ids in the list: most questions are about fields that are not there.
+    ids: IdSet,
 }
 
 impl Default for Fields {
@@ -40,7 +43,7 @@ impl Default for Fields {
 
 impl Fields {
     pub fn new(block: Chunk) -> Fields {
-        Fields { block, arena: Vec::new(), list: Vec::with_capacity(16) }
+        Fields { block, arena: Vec::new(), list: Vec::with_capacity(16), ids: IdSet::default() }
     }
 
     fn bytes(&self, span: Span) -> &[u8] {
@@ -60,7 +63,12 @@ impl Fields {
     pub(crate) fn push_received(&mut self, name: (usize, usize), value: (usize, usize)) {
         let span = |(start, end): (usize, usize)| Span { start: start as u32, len: (end - start) as u32 };
         let id = HeaderId::of(&self.block[name.0..name.1]);
-        self.list.push(Field { name: span(name), value: span(value), id });
+        self.push(Field { name: span(name), value: span(value), id });
+    }
+
+    fn push(&mut self, field: Field) {
+        self.ids.add(field.id);
+        self.list.push(field);
     }
 
     /// Bytes of the received block, by their place.
@@ -73,12 +81,18 @@ impl Fields {
     }
 
     pub fn get(&self, id: HeaderId) -> Option<&[u8]> {
+        if !self.ids.has(id) {
+            return None;
+        }
         self.list.iter().find(|f| f.id == id).map(|f| self.bytes(f.value))
     }
 
     /// The value of the first field of that name, in any case.
     pub fn get_named(&self, name: &[u8]) -> Option<&[u8]> {
         let id = HeaderId::of(name);
+        if !self.ids.has(id) {
+            return None;
+        }
         self.list.iter().find(|f| Self::named(f, id, self, name)).map(|f| self.bytes(f.value))
     }
 
@@ -95,12 +109,13 @@ impl Fields {
         self.list.iter().map(|f| (f.id, self.bytes(f.name), self.bytes(f.value)))
     }
 
-    pub fn iter_ids(&self) -> impl Iterator<Item = HeaderId> + '_ {
-        self.list.iter().map(|f| f.id)
+    pub fn contains(&self, id: HeaderId) -> bool {
+        self.ids.has(id)
     }
 
-    pub fn contains(&self, id: HeaderId) -> bool {
-        self.list.iter().any(|f| f.id == id)
+    /// Whether one of these is there.
+    pub fn contains_any(&self, ids: IdSet) -> bool {
+        self.ids.meets(ids)
     }
 
     /// Replaces the first field of that name and drops the others, or adds one.
@@ -110,7 +125,12 @@ impl Fields {
 
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
         let id = HeaderId::of(name);
-        let Some(at) = self.list.iter().position(|f| Self::named(f, id, self, name)) else {
+        let first = if self.ids.has(id) {
+            self.list.iter().position(|f| Self::named(f, id, self, name))
+        } else {
+            None
+        };
+        let Some(at) = first else {
             self.append_named(name, value);
             return;
         };
@@ -125,28 +145,86 @@ impl Fields {
 
     pub fn append(&mut self, id: HeaderId, value: &[u8]) {
         let (name, value) = (self.store(id.name().as_bytes()), self.store(value));
-        self.list.push(Field { name, value, id });
+        self.push(Field { name, value, id });
     }
 
     pub fn append_named(&mut self, name: &[u8], value: &[u8]) {
         let id = HeaderId::of(name);
         let (name, value) = (self.store(name), self.store(value));
-        self.list.push(Field { name, value, id });
+        self.push(Field { name, value, id });
+    }
+
+    /// Adds to the value of a field that is there and of those that are `joined`, else adds a field.
+    pub fn join_or_append(&mut self, name: &[u8], value: &[u8], joined: IdSet, separator: &[u8]) {
+        let id = HeaderId::of(name);
+        match self.list.iter().position(|f| f.id == id) {
+            Some(at) if joined.has(id) => self.join(at, value, separator),
+            _ => self.append_named(name, value),
+        }
+    }
+
+    fn join(&mut self, at: usize, value: &[u8], separator: &[u8]) {
+        let old = self.list[at].value;
+        let text = match (self.bytes(old), value) {
+            (_, b"") => return,
+            (b"", value) => value.to_vec(),
+            (old, value) => [old, separator, value].concat(),
+        };
+        self.list[at].value = self.store(&text);
+    }
+
+    /// Makes one field of several of a name that is `joined`, where the first of them stands.
+    //= envoy: O(1) headers of the header map
+    pub fn join_repeated(&mut self, joined: IdSet) {
+        let (mut seen, mut repeated) = (IdSet::default(), IdSet::default());
+        for field in &self.list {
+            if seen.has(field.id) {
+                repeated.add(field.id);
+            }
+            seen.add(field.id);
+        }
+        if !repeated.meets(joined) {
+            return;
+        }
+        let list = std::mem::take(&mut self.list);
+        for field in list {
+            let first = self.list.iter().position(|f| f.id == field.id);
+            match first.filter(|_| joined.has(field.id)) {
+                None => self.list.push(field),
+                Some(at) => {
+                    let value = self.bytes(field.value).to_vec();
+                    self.join(at, &value, b",");
+                }
+            }
+        }
     }
 
     pub fn remove(&mut self, id: HeaderId) {
-        self.list.retain(|f| f.id != id);
+        self.remove_ids(IdSet::of(&[id]));
     }
 
     pub fn remove_named(&mut self, name: &[u8]) {
         let id = HeaderId::of(name);
+        if !self.ids.has(id) {
+            return;
+        }
         let mut list = std::mem::take(&mut self.list);
         list.retain(|f| !Self::named(f, id, self, name));
-        self.list = list;
+        self.keep(list);
     }
 
-    pub fn remove_ids(&mut self, drop: impl Fn(HeaderId) -> bool) {
-        self.list.retain(|f| !drop(f.id));
+    pub fn remove_ids(&mut self, ids: IdSet) {
+        if self.ids.meets(ids) {
+            let mut list = std::mem::take(&mut self.list);
+            list.retain(|f| !ids.has(f.id));
+            self.keep(list);
+        }
+    }
+
+    fn keep(&mut self, list: Vec<Field>) {
+        self.ids = IdSet::default();
+        list.iter().for_each(|f| self.ids.add(f.id));
+        self.list = list;
     }
 
     pub fn len(&self) -> usize {
@@ -223,7 +301,8 @@ impl RequestHead {
 
     /// Stands where no request could be read, e.g. in the log of a malformed one.
     pub fn unread() -> RequestHead {
-        let fields = Fields { block: Chunk::from_static(b""), arena: Vec::new(), list: Vec::new() };
+        let (block, ids) = (Chunk::from_static(b""), IdSet::default());
+        let fields = Fields { block, arena: Vec::new(), list: Vec::new(), ids };
         RequestHead { version: Version::H11, method: NOWHERE, path: NOWHERE, authority: None, fields }
     }
 
@@ -334,5 +413,24 @@ mod tests {
         );
         fields.remove_named(b"b");
         assert_eq!((fields.len(), fields.get_named(b"b"), fields.byte_size()), (2, None, 6));
+    }
+
+    #[test]
+    fn repeated_fields_are_joined_where_the_first_stands() {
+        let mut fields = Fields::default();
+        for (name, value) in
+            [("Via", "1"), ("x", "1"), ("Accept", ""), ("via", "2"), ("X", "2"), ("accept", "3")]
+        {
+            fields.append_named(name.as_bytes(), value.as_bytes());
+        }
+        let joined = IdSet::of(&[HeaderId::Via, HeaderId::Accept]);
+        fields.join_repeated(joined);
+        fields.join_or_append(b"VIA", b"4", joined, b", ");
+        fields.join_or_append(b"x", b"5", joined, b", ");
+        let text: Vec<_> =
+            fields.iter().map(|(_, n, v)| [n, b"=", v].concat().escape_ascii().to_string()).collect();
+        assert_eq!(text, ["Via=1,2, 4", "x=1", "Accept=3", "X=2", "x=5"]);
+        fields.remove(HeaderId::Via);
+        assert!(!fields.contains(HeaderId::Via) && fields.contains(HeaderId::Accept));
     }
 }

@@ -157,17 +157,15 @@ impl HeaderMatcher {
     }
 
     /// The same for fields alone, as in the filter of a log over a response.
+    //= envoy: of several fields of one name, one that fits is enough
     pub fn fits_fields(&self, fields: &Fields, name: &[u8]) -> bool {
         let mut all = fields.all_named(name);
         let first = all.next();
-        let Some(second) = all.next() else { return self.judge(first) };
-        //= envoy: several fields of one name are matched as one, joined with commas
-        let mut joined = first.unwrap_or_default().to_vec();
-        for value in std::iter::once(second).chain(all) {
-            joined.push(b',');
-            joined.extend_from_slice(value);
+        match self.rule {
+            HeaderRule::Present(_) => self.judge(first),
+            _ if first.is_none() => self.judge(None),
+            _ => first.into_iter().chain(all).any(|value| self.rule_fits(value)) != self.invert,
         }
-        self.judge(Some(&joined))
     }
 
     fn judge(&self, value: Option<&[u8]>) -> bool {
@@ -181,12 +179,15 @@ impl HeaderMatcher {
             //= envoy: a rule about a value does not fit a missing field, not even inverted
             None => return false,
         };
-        let fits = match &self.rule {
+        self.rule_fits(value) != self.invert
+    }
+
+    fn rule_fits(&self, value: &[u8]) -> bool {
+        match &self.rule {
             HeaderRule::Present(wanted) => *wanted,
             HeaderRule::Range { start, end } => number(value).is_some_and(|n| n >= *start && n < *end),
             HeaderRule::Text(text) => text.fits(value),
-        };
-        fits != self.invert
+        }
     }
 }
 

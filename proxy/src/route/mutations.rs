@@ -1,6 +1,7 @@
 //! Header mutations of one level: what is removed and what is added.
 
 use crate::access_log::format::Format;
+use crate::http::header_id::IdSet;
 use crate::http::message::Fields;
 
 /// Mutations of one head: first the removals, then the values that replace, then those that are added.
@@ -39,6 +40,7 @@ impl HeaderMutations {
     pub fn apply<H>(
         &self,
         head: &mut H,
+        joined: IdSet,
         fields: impl Fn(&mut H) -> &mut Fields,
         mut write: impl FnMut(&Format, &H, &mut Vec<u8>),
     ) {
@@ -58,7 +60,7 @@ impl HeaderMutations {
                 continue;
             }
             match add.value.as_literal() {
-                Some(value) if !several => put(fields(head), add, value),
+                Some(value) if !several => put(fields(head), joined, add, value),
                 Some(value) => values.push((add, value.to_vec())),
                 None => {
                     let mut value = Vec::new();
@@ -69,7 +71,7 @@ impl HeaderMutations {
         }
         let (replacing, adding): (Vec<_>, Vec<_>) = values.into_iter().partition(|(add, _)| add.replaces());
         for (add, value) in replacing.iter().chain(&adding) {
-            put(fields(head), add, value);
+            put(fields(head), joined, add, value);
         }
     }
 }
@@ -80,14 +82,14 @@ impl HeaderAdd {
     }
 }
 
-fn put(fields: &mut Fields, add: &HeaderAdd, value: &[u8]) {
+fn put(fields: &mut Fields, joined: IdSet, add: &HeaderAdd, value: &[u8]) {
     if value.is_empty() && !add.keep_empty {
         return;
     }
     if add.replaces() {
         fields.remove_named(&add.name);
     }
-    fields.append_named(&add.name, value);
+    fields.join_or_append(&add.name, value, joined, b",");
 }
 
 #[cfg(test)]
@@ -119,6 +121,7 @@ mod tests {
         }
         mutations.apply(
             &mut fields,
+            IdSet::default(),
             |f| f,
             |_, head, out| out.extend_from_slice(format!("{}", head.len()).as_bytes()),
         );

@@ -1,5 +1,7 @@
 //! Paths and hosts as routes rewrite them, clusters as they choose them, and where redirects point to. Pure.
 
+use std::ops::Range;
+
 use regex::bytes::Regex;
 
 use crate::http::message::RequestHead;
@@ -163,9 +165,21 @@ impl Substitution {
 }
 
 impl Redirect {
-    /// The value of `location`, appended to `out`. `https`: the scheme of the request.
+    /// Whether the new path is made from the old one, and so counts as a rewrite.
+    pub fn rewrites_path(&self) -> bool {
+        matches!(self.path, RedirectPath::Matched(_) | RedirectPath::Regex(_))
+    }
+
+    /// The value of `location`, appended to `out`; the answer is where its path stands. `https`: the scheme of
+    /// the request.
     //= envoy: RedirectAction
-    pub fn location(&self, route: &Route, head: &RequestHead, https: bool, out: &mut Vec<u8>) {
+    pub fn location(
+        &self,
+        route: &Route,
+        head: &RequestHead,
+        https: bool,
+        out: &mut Vec<u8>,
+    ) -> Range<usize> {
         let own: &[u8] = if https { b"https" } else { b"http" };
         let scheme = match &self.scheme {
             RedirectScheme::Keep => own,
@@ -207,6 +221,7 @@ impl Redirect {
         if !keep_query && let Some(at) = memchr::memchr(b'?', &out[start..]) {
             out.truncate(start + at);
         }
+        start..out.len()
     }
 }
 

@@ -19,6 +19,8 @@ impl Stream<'_> {
         self.info.stamps.flushed = Some(now);
         let http = &self.conn.twin.http;
         match cut {
+            //= envoy: what is still to come of the request is reset
+            None if !self.request_done && !self.tunnel => http.inc(Http::DownstreamRqRxReset),
             None => {}
             Some(Cut::Downstream) => {
                 self.info.flags.add(Flags::DOWNSTREAM_CONNECTION_TERMINATION);

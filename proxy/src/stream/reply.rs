@@ -6,10 +6,13 @@ use selvedge_runtime::Chunk;
 
 use super::{Fate, Stream};
 use crate::http::h1::encode::decimal;
+use crate::http::header_id::IdSet;
 use crate::http::message::{HeaderId as H, ResponseHead};
 use crate::observe::flags::Flags;
 use crate::route::pick::Picked;
 use crate::route::table::{Direct, Redirect};
+
+const BODY: IdSet = IdSet::of(&[H::ContentLength, H::ContentType]);
 
 /// A local reply, before the connection manager's own fields.
 #[derive(Debug)]
@@ -51,13 +54,18 @@ impl<'c> Stream<'c> {
         if let Some(location) = &reply.location {
             head.fields.append(H::Location, location);
         }
-        //= envoy: sendLocalReply
-        if !reply.body.is_empty() {
-            head.fields.append(H::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
-            head.fields.append(H::ContentType, b"text/plain");
-        }
         if reply.overloaded {
             head.fields.append(H::XEnvoyOverloaded, b"true");
+        }
+        //= envoy: Utility::prepareLocalReply: the route's edits come before the body's fields
+        self.route_mutations(&mut head);
+        if reply.body.is_empty() {
+            head.fields.remove_ids(BODY);
+        } else {
+            head.fields.set(H::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
+            if !head.fields.contains(H::ContentType) {
+                head.fields.append(H::ContentType, b"text/plain");
+            }
         }
         self.local_body = reply.body.clone();
         self.send_response_head(head, reply.body.len() as u64, true);
@@ -72,10 +80,15 @@ impl<'c> Stream<'c> {
         }
     }
 
+    /// Points elsewhere. A rewritten path is the request's own from here on, as logs show it.
+    //= envoy: DirectResponseEntry::newUri, rewritePathHeader
     pub(super) fn redirect(&mut self, redirect: &Redirect, picked: Picked<'c>) {
         let mut reply = Reply::text(redirect.status, b"", "direct_response");
         let mut location = Vec::new();
-        redirect.location(picked.route, &self.request, false, &mut location);
+        let path = redirect.location(picked.route, &self.request, false, &mut location);
+        if redirect.rewrites_path() {
+            self.set_path(&location[path]);
+        }
         reply.location = Some(location);
         self.reply(reply);
     }

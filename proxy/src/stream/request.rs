@@ -11,6 +11,7 @@ use crate::access_log::format::LogCx;
 use crate::http::edge::{Carrier, request_in};
 use crate::http::h1::encode::{decimal, encode_request};
 use crate::http::h1::head::HeadScan;
+use crate::http::header_id::JOINED_IN_REQUEST;
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H};
 use crate::observe::flags::Flags;
@@ -27,6 +28,7 @@ impl<'c> Stream<'c> {
     pub(super) fn admit(&mut self) -> Result<(), Reply> {
         let conn = self.conn;
         let twin = &conn.twin;
+        self.request.fields.join_repeated(JOINED_IN_REQUEST);
         if self.request.authority().is_none_or(<[u8]>::is_empty) {
             if self.request.version == crate::http::message::Version::H10
                 && !twin.hcm.http1.default_host.is_empty()
@@ -120,17 +122,12 @@ impl<'c> Stream<'c> {
             Chosen::Unknown(_) | Chosen::Named(None) => None,
             Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
         };
-        self.info.cluster = match (found, chosen) {
-            (Some(cluster), _) => Some(Arc::clone(&cluster.config().name)),
-            (None, Chosen::Unknown(name)) => Some(Arc::from(name)),
-            (None, Chosen::Named(Some(name))) => std::str::from_utf8(name).ok().map(Arc::from),
-            (None, _) => None,
-        };
         let Some(cluster) = found.map(Rc::clone) else {
             conn.twin.http.inc(Http::NoCluster);
             self.info.flags.add(Flags::NO_CLUSTER_FOUND);
             return Err(Reply::text(forward.cluster_not_found_status, b"", "cluster_not_found"));
         };
+        self.info.cluster = Some(Arc::clone(&cluster.config().name));
         let Some(host) = cluster.pick(&conn.cx.rt) else {
             cluster.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
             cluster.stats.code(503, self.origin.internal);
@@ -151,11 +148,18 @@ impl<'c> Stream<'c> {
         entry: Option<&WeightedEntry>,
         host: &Host,
     ) {
+        if !self.conn.twin.hcm.router.suppress_envoy_headers
+            && let Some(timeout) = self.route_timeout
+        {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            self.request.fields.set(H::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
+        }
         let protocol = Some(self.request.version.text());
         for level in picked.mutations(entry).filter(|l| !l.request.is_empty()) {
             let info = &self.info;
             level.request.apply(
                 &mut self.request,
+                JOINED_IN_REQUEST,
                 |head| &mut head.fields,
                 |format, request, out| {
                     let cx = LogCx {
@@ -173,12 +177,6 @@ impl<'c> Stream<'c> {
         let fixed = entry.and_then(|e| e.host_rewrite.as_deref());
         self.rewrite_host(forward, fixed, &host.shared.hostname);
         self.rewrite_path(forward, picked);
-        if !self.conn.twin.hcm.router.suppress_envoy_headers
-            && let Some(timeout) = self.route_timeout
-        {
-            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-            self.request.fields.set(H::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
-        }
     }
 
     fn rewrite_host(&mut self, forward: &Forward, fixed: Option<&[u8]>, hostname: &str) {
@@ -191,10 +189,12 @@ impl<'c> Stream<'c> {
             None => forward.rewrite_host(&self.request, &mut space),
         };
         let Some(name) = name.map(<[u8]>::to_vec) else { return };
-        if forward.append_x_forwarded_host
-            && let Some(old) = self.request.authority().map(<[u8]>::to_vec)
-        {
-            self.request.fields.append_named(b"x-forwarded-host", &old);
+        if let Some(old) = self.request.authority().map(<[u8]>::to_vec) {
+            let fields = &mut self.request.fields;
+            fields.set(H::XEnvoyOriginalHost, &old);
+            if forward.append_x_forwarded_host {
+                fields.join_or_append(b"x-forwarded-host", &old, JOINED_IN_REQUEST, b",");
+            }
         }
         self.request.set_authority(&name);
     }
@@ -205,12 +205,17 @@ impl<'c> Stream<'c> {
         }
         let mut path = Vec::with_capacity(self.request.path().len() + 32);
         if forward.rewrite_path(&picked.route.matcher.path, self.request.path(), &mut path) {
-            if !self.conn.twin.hcm.router.suppress_envoy_headers {
-                let old = self.request.path().to_vec();
-                self.request.fields.set_named(b"x-envoy-original-path", &old);
-            }
-            self.request.set_path(&path);
+            self.set_path(&path);
         }
+    }
+
+    /// Gives the request a new path, and tells the old one.
+    pub(super) fn set_path(&mut self, path: &[u8]) {
+        if !self.conn.twin.hcm.router.suppress_envoy_headers {
+            let old = self.request.path().to_vec();
+            self.request.fields.set(H::XEnvoyOriginalPath, &old);
+        }
+        self.request.set_path(path);
     }
 
     /// A connection is there: the head goes out, with what of the body has come.

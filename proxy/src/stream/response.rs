@@ -6,10 +6,11 @@ use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
 
 use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
-use crate::http::edge::{self, ServerHeader};
+use crate::http::edge::{self, ServerHeader, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
 use crate::http::h1::head::{self, DecodedResponse, HeadError, HeadLimits, RequestKind};
+use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Version};
 use crate::limits;
@@ -127,6 +128,7 @@ impl Stream<'_> {
             up.conn.socket.set_recv_class(RecvClass::Large);
         }
         let mut head = response.head;
+        head.fields.join_repeated(JOINED_IN_RESPONSE);
         hop_by_hop::strip_response(&mut head.fields, false);
         if self.info.details.is_none() {
             self.info.details = Some(Cow::Borrowed("via_upstream"));
@@ -155,13 +157,15 @@ impl Stream<'_> {
     }
 
     /// What route, virtual host and table do to a response.
-    fn route_mutations(&mut self, head: &mut ResponseHead) {
+    pub(super) fn route_mutations(&mut self, head: &mut ResponseHead) {
         let Some(picked) = self.picked else { return };
+        self.info.status = Some(head.status);
         let protocol = Some(self.request.version.text());
         for level in picked.mutations(self.entry).filter(|l| !l.response.is_empty()) {
             let (info, request) = (&self.info, &self.request);
             level.response.apply(
                 head,
+                JOINED_IN_RESPONSE,
                 |head| &mut head.fields,
                 |format, response, out| {
                     let response = Some(response);
@@ -177,19 +181,17 @@ impl Stream<'_> {
     pub(super) fn send_response_head(&mut self, mut head: ResponseHead, length: u64, local: bool) {
         let twin = &self.conn.twin;
         if local {
-            self.route_mutations(&mut head);
             self.down_framing = if length > 0 { Framing::Length(length) } else { Framing::None };
         }
         let server = twin.hcm.server_header;
         let server =
             if local && server == ServerHeader::PassThrough { ServerHeader::AppendIfAbsent } else { server };
-        self.conn.cx.with_date(|date| edge::response_out(&mut head, &twin.hcm.server_name, server, date));
-        if twin.hcm.always_set_request_id_in_response
-            && let Some(id) = self.request.fields.get(H::XRequestId)
-        {
-            let id = id.to_vec();
-            head.fields.set(H::XRequestId, &id);
-        }
+        let request_id = self.request.fields.get(H::XRequestId);
+        let request_id = request_id.filter(|_| twin.hcm.always_set_request_id_in_response);
+        let (name, via) = (&*twin.hcm.server_name, &*twin.hcm.edge.via);
+        self.conn.cx.with_date(|date| {
+            edge::response_out(&mut head.fields, Signature { name, server, via, date, request_id });
+        });
         let old = self.request.version == Version::H10;
         self.decide_keep_alive(old);
         if self.fate != Fate::KeepAlive {
@@ -197,9 +199,9 @@ impl Stream<'_> {
         } else if old {
             head.fields.set(H::Connection, b"keep-alive");
         }
-        self.frame_response(&mut head, old);
+        let framing = self.frame_response(&mut head, old);
         let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 256);
-        encode_response(&head, self.down_framing, &mut block);
+        encode_response(&head, framing, &mut block);
         self.to_down.push(block.freeze());
         self.count_response(&head);
         self.info.stamps.first_out = Some(self.conn.cx.rt.now());
@@ -229,21 +231,21 @@ impl Stream<'_> {
         }
     }
 
-    /// Fields that tell the client where the body ends.
-    fn frame_response(&mut self, head: &mut ResponseHead, old: bool) {
+    /// Tells the client where the body ends; the answer is the framing that the head names.
+    //= envoy: StreamEncoderImpl::encodeHeadersBase
+    fn frame_response(&mut self, head: &mut ResponseHead, old: bool) -> Framing {
         let bodiless = head.status < 200 || head.status == 204 || head.status == 304;
         if old && self.down_framing == Framing::Chunked {
             self.down_framing = Framing::UntilClose;
         }
         if self.down_framing == Framing::None && !bodiless && !head.fields.contains(H::ContentLength) {
-            if self.request.is_method(b"HEAD") && self.up.is_some() {
-                head.fields.append_named(b"transfer-encoding", b"chunked");
-                // Only the field: a response to HEAD has no body to frame.
-                self.down_framing = Framing::None;
-            } else {
-                head.fields.append(H::ContentLength, b"0");
+            // A response to HEAD has no body to frame, and says how one would be.
+            if self.request.is_method(b"HEAD") {
+                return if old { Framing::UntilClose } else { Framing::Chunked };
             }
+            head.fields.append(H::ContentLength, b"0");
         }
+        self.down_framing
     }
 
     fn count_response(&self, head: &ResponseHead) {
@@ -381,6 +383,7 @@ impl Stream<'_> {
         self.route_deadline = selvedge_runtime::Instant::FAR;
         self.request_deadline = selvedge_runtime::Instant::FAR;
         let mut head = response.head;
+        head.fields.join_repeated(JOINED_IN_RESPONSE);
         hop_by_hop::strip_response(&mut head.fields, true);
         self.add_service_time(&mut head);
         self.route_mutations(&mut head);

@@ -34,6 +34,10 @@ pub(crate) struct Conn {
     /// A stream is running: decides which counters move when the connection ends.
     pub(crate) busy: Cell<bool>,
     by_peer: Cell<bool>,
+    /// The client has sent something: the protocol of the connection is settled.
+    spoke: Cell<bool>,
+    /// The end of a connection that was asked to go: it serves until then.
+    drain_end: Cell<Option<Instant>>,
 }
 
 /// How the peer's side of the connection ended.
@@ -49,9 +53,9 @@ enum Next {
     Bad(HeadError),
     /// The peer is gone; bytes of a request had come or not.
     Gone,
-    IdleTimeout,
     HeadTimeout,
-    TooOld,
+    /// It was asked to go, and its time to do so is over.
+    Drained,
 }
 
 /// Serves a connection to its end.
@@ -81,12 +85,8 @@ pub(crate) async fn serve(cx: Rc<Cx>, twin: Rc<ListenerTwin>, socket: Socket) {
                 conn.linger().await;
                 break;
             }
-            Next::IdleTimeout => {
-                conn.twin.http.inc(Http::DownstreamCxIdleTimeout);
-                break;
-            }
-            Next::TooOld => {
-                conn.twin.http.inc(Http::DownstreamCxMaxDurationReached);
+            Next::Drained => {
+                conn.linger().await;
                 break;
             }
             Next::Gone => break,
@@ -106,8 +106,6 @@ impl Conn {
         twin.worker.inc(Worker::DownstreamCxActive);
         twin.http.inc(Http::DownstreamCxTotal);
         twin.http.inc(Http::DownstreamCxActive);
-        twin.http.inc(Http::DownstreamCxHttp1Total);
-        twin.http.inc(Http::DownstreamCxHttp1Active);
         let sleep = RefCell::new(cx.rt.sleep_until(Instant::FAR));
         Conn {
             peer: socket.peer_addr(),
@@ -123,7 +121,36 @@ impl Conn {
             requests: Cell::new(0),
             busy: Cell::new(false),
             by_peer: Cell::new(false),
+            spoke: Cell::new(false),
+            drain_end: Cell::new(None),
         }
+    }
+
+    /// Whether the client is asked to go: responses say `connection: close`, and the connection lives on for a while,
+    /// so that a request on its way is still answered.
+    //= envoy: drain_timeout
+    pub(crate) fn drains(&self) -> bool {
+        if self.is_draining() {
+            return true;
+        }
+        let oldest = self.twin.hcm.max_connection_duration.map(|max| self.begun + max);
+        if oldest.is_some_and(|oldest| self.cx.rt.now() >= oldest) {
+            self.twin.http.inc(Http::DownstreamCxMaxDurationReached);
+        } else if self.twin.drains(&self.cx) {
+            self.twin.http.inc(Http::DownstreamCxDrainClose);
+        } else {
+            return false;
+        }
+        self.drain();
+        true
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain_end.get().is_some()
+    }
+
+    fn drain(&self) {
+        self.drain_end.set(Some(self.cx.rt.now() + self.twin.hcm.drain_timeout));
     }
 
     /// The next bytes of the peer, those left over first. `None`: it ended, see [`Conn::ended`].
@@ -190,15 +217,38 @@ impl Conn {
     /// The next request's head.
     async fn next(&self) -> Next {
         let hcm = &self.twin.hcm;
-        let now = self.cx.rt.now();
         let after = |from: Instant, d: Option<Duration>| d.map_or(Instant::FAR, |d| from + d);
-        let idle = after(now, hcm.idle_timeout);
-        let age = after(self.begun, hcm.max_connection_duration);
         let mut chunk = loop {
-            match self.bytes_until(idle.min(age)).await {
-                Err(()) => return if age < idle { Next::TooOld } else { Next::IdleTimeout },
+            let now = self.cx.rt.now();
+            let idle = after(now, hcm.idle_timeout);
+            let (age, drained) = match self.drain_end.get() {
+                Some(end) if end <= now => return Next::Drained,
+                Some(end) => (Instant::FAR, end),
+                None => (after(self.begun, hcm.max_connection_duration), Instant::FAR),
+            };
+            match self.bytes_until(idle.min(age).min(drained)).await {
+                Err(()) if drained <= idle => return Next::Drained,
+                Err(()) => {
+                    let stat = if age < idle {
+                        Http::DownstreamCxMaxDurationReached
+                    } else {
+                        Http::DownstreamCxIdleTimeout
+                    };
+                    self.twin.http.inc(stat);
+                    //= envoy: a connection that never sent anything is closed at once
+                    if !self.spoke.get() {
+                        return Next::Gone;
+                    }
+                    if !self.is_draining() {
+                        self.drain();
+                    }
+                }
                 Ok(None) => return Next::Gone,
                 Ok(Some(mut chunk)) => {
+                    if !self.spoke.replace(true) {
+                        self.twin.http.inc(Http::DownstreamCxHttp1Total);
+                        self.twin.http.inc(Http::DownstreamCxHttp1Active);
+                    }
                     chunk.advance(head::leading_empty_lines(&chunk));
                     if !chunk.is_empty() {
                         break chunk;
@@ -288,7 +338,9 @@ impl Drop for Conn {
         twin.worker.dec(Worker::DownstreamCxActive);
         twin.stats.record(ListenerHist::DownstreamCxLengthMs, lived);
         twin.http.dec(Http::DownstreamCxActive);
-        twin.http.dec(Http::DownstreamCxHttp1Active);
+        if self.spoke.get() {
+            twin.http.dec(Http::DownstreamCxHttp1Active);
+        }
         twin.http.inc(Http::DownstreamCxDestroy);
         twin.http.inc(if by_peer { Http::DownstreamCxDestroyRemote } else { Http::DownstreamCxDestroyLocal });
         if busy {

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use selvedge_runtime::{Event, MailReceiver, NetError, Rt, Socket};
+use selvedge_runtime::{Instant, MailReceiver, NetError, Rt, Socket};
 
 use crate::access_log::format::http_date;
 use crate::access_log::sink::{LogId, ShardLogs, Writer};
+use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
 use crate::config::listener::Listener;
 use crate::config::snapshot::Snapshot;
@@ -29,18 +30,9 @@ use crate::upstream::pool::Reaper;
 pub struct ServerShared {
     /// `/healthcheck/fail` was called.
     pub failing_health: AtomicBool,
-    /// `/drain_listeners?graceful` was called.
-    pub draining: AtomicBool,
     pub next_connection: AtomicU64,
     /// Downstream connections that are open now.
     pub connections: AtomicU64,
-}
-
-impl ServerShared {
-    /// Whether connections are asked to close after their response.
-    pub fn drain_close(&self) -> bool {
-        self.failing_health.load(Relaxed) || self.draining.load(Relaxed)
-    }
 }
 
 /// The scopes of one listener; every shard takes its blocks from them.
@@ -83,8 +75,10 @@ impl ListenerScopes {
 pub enum Letter {
     /// New endpoints of a cluster, by its number.
     Endpoints { cluster: usize, list: Arc<[Arc<EndpointShared>]> },
+    /// Ask connections to go, as `/drain_listeners?graceful` does.
+    Drain { inbound_only: bool },
     /// Take no more connections.
-    StopListening,
+    StopListening { inbound_only: bool },
     /// End: account what runs, flush the logs.
     Quit,
 }
@@ -103,6 +97,14 @@ pub struct Parts {
     pub writer: Writer,
     pub flush_interval: Duration,
     pub host_address: String,
+    pub drain: DrainPace,
+}
+
+/// How fast connections are asked to go: `--drain-strategy`, `--drain-time-s`.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainPace {
+    pub strategy: DrainStrategy,
+    pub time_s: u64,
 }
 
 /// The shard's own state, shared by its tasks.
@@ -116,6 +118,7 @@ pub struct Cx {
     pub host_address: String,
     date: RefCell<(u64, Vec<u8>)>,
     pub next_stream: Cell<u64>,
+    drain: DrainPace,
 }
 
 impl Cx {
@@ -143,12 +146,12 @@ pub struct ListenerTwin {
     /// Of each access log of the connection manager, its file.
     pub log_files: Vec<LogId>,
     pub open: Arc<AtomicU64>,
-    /// Rung when connections should look at the drain state.
-    pub drain: Event,
+    /// When `/drain_listeners?graceful` was called.
+    drain_begun: Cell<Option<Instant>>,
 }
 
 impl ListenerTwin {
-    fn new(parts: &Parts, at: usize, logs: &ShardLogs, rt: &Rt) -> ListenerTwin {
+    fn new(parts: &Parts, at: usize, logs: &ShardLogs) -> ListenerTwin {
         let config = Arc::clone(&parts.snapshot.listeners[at]);
         let (scopes, hcm) = (&parts.scopes[at], Arc::clone(&config.hcm));
         let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
@@ -166,10 +169,23 @@ impl ListenerTwin {
             listener_http: scopes.listener_http.block(parts.shard),
             log_files,
             open: Arc::clone(&scopes.open),
-            drain: rt.event(),
+            drain_begun: Cell::new(None),
             config,
             hcm,
         }
+    }
+
+    /// Whether a connection is asked to go at its next response.
+    pub fn drains(&self, cx: &Cx) -> bool {
+        //= envoy: drain_type MODIFY_ONLY does not look at the health check
+        if self.config.drains_on_health && cx.server.failing_health.load(Relaxed) {
+            return true;
+        }
+        let Some(begun) = self.drain_begun.get() else { return false };
+        let elapsed_s = cx.rt.now().since(begun).as_secs();
+        let DrainPace { strategy, time_s } = cx.drain;
+        //= envoy: --drain-strategy gradual: a share of the responses that reaches all of them at half of the time
+        strategy == DrainStrategy::Immediate || elapsed_s >= time_s || cx.rt.random() % time_s < 2 * elapsed_s
     }
 }
 
@@ -177,9 +193,8 @@ impl ListenerTwin {
 pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     let reaper = Rc::new(Reaper::default());
     let logs = ShardLogs::new(parts.writer.clone());
-    let twins: Vec<Rc<ListenerTwin>> = (0..parts.snapshot.listeners.len())
-        .map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs, &rt)))
-        .collect();
+    let twins: Vec<Rc<ListenerTwin>> =
+        (0..parts.snapshot.listeners.len()).map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs))).collect();
     let cx = Rc::new(Cx {
         rt: rt.clone(),
         clusters: ClusterSet::new(&parts.clusters, parts.shard, &reaper),
@@ -189,11 +204,13 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
         host_address: parts.host_address,
         date: RefCell::default(),
         next_stream: Cell::new(rt.random()),
+        drain: parts.drain,
     });
     reaper.start(&rt, &cx.clusters);
     let mut accepting = Vec::new();
     for (at, fd) in parts.sockets {
-        accepting.push(rt.spawn(accept(Rc::clone(&cx), Rc::clone(&twins[at]), fd)));
+        let twin = Rc::clone(&twins[at]);
+        accepting.push((twin.config.direction, rt.spawn(accept(Rc::clone(&cx), twin, fd))));
     }
     let flusher = Rc::clone(&cx);
     rt.spawn(async move {
@@ -209,7 +226,15 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
                     twin.set_endpoints(&list);
                 }
             }
-            Letter::StopListening => accepting.drain(..).for_each(|task| rt.abort(task)),
+            Letter::Drain { inbound_only } => {
+                let now = Some(rt.now());
+                let concerned = twins.iter().filter(|t| t.config.direction.is_meant(inbound_only));
+                concerned.filter(|t| t.drain_begun.get().is_none()).for_each(|t| t.drain_begun.set(now));
+            }
+            Letter::StopListening { inbound_only } => {
+                let stopped = accepting.extract_if(.., |(direction, _)| direction.is_meant(inbound_only));
+                stopped.for_each(|(_, task)| rt.abort(task));
+            }
             Letter::Quit => break,
         }
     }

@@ -28,6 +28,13 @@ pub struct AccessLog {
     pub filter: LogFilter,
 }
 
+impl AccessLog {
+    /// Every request, in the default format.
+    pub fn default_at(path: &str) -> AccessLog {
+        AccessLog { path: Arc::from(path), format: default_format(), filter: LogFilter::Always }
+    }
+}
+
 /// How a line is written.
 #[derive(Debug, Clone)]
 pub enum LogFormat {

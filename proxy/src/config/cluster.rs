@@ -44,11 +44,8 @@ pub struct Cluster {
     pub max_headers_count: u32,
     pub max_response_headers_kb: u32,
     pub h1: UpstreamHttp1,
-    /// 1 MiB by default.
-    pub per_connection_buffer_limit_bytes: u32,
     pub source_address: Option<SocketAddress>,
     pub tcp_keepalive: Option<TcpKeepalive>,
-    pub track_remaining: [bool; 2],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,19 +89,12 @@ pub struct Breakers {
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
-    pub max_connection_pools: u32,
 }
 
 impl Default for Breakers {
     fn default() -> Self {
         //= envoy: circuit_breakers.Thresholds
-        Breakers {
-            max_connections: 1024,
-            max_pending_requests: 1024,
-            max_requests: 1024,
-            max_retries: 3,
-            max_connection_pools: u32::MAX,
-        }
+        Breakers { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 3 }
     }
 }
 
@@ -112,16 +102,6 @@ impl Default for Breakers {
 pub struct UpstreamHttp1 {
     pub enable_trailers: bool,
     pub allow_chunked_length: bool,
-    pub header_case: HeaderCase,
-    pub send_fully_qualified_url: bool,
-}
-
-/// How names of fields are written to the peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum HeaderCase {
-    #[default]
-    Lower,
-    ProperWords,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -134,7 +114,6 @@ pub struct TcpKeepalive {
 const MESSAGE: &str = "Cluster";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-pub(crate) const BUFFER_LIMIT: u32 = 1 << 20;
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Compiles a cluster. `at` is the field that holds it.
@@ -166,7 +145,6 @@ pub fn compile(
         .and_then(|l| l.policy.as_ref()?.overprovisioning_factor.as_ref())
         .map_or(140, |f| f.value);
     let http = http_options(config, at)?;
-    let (breakers, track_remaining) = breakers(config, runtime);
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
     let panic = config.common_lb_config.as_ref().and_then(|c| c.healthy_panic_threshold.as_ref());
@@ -182,24 +160,19 @@ pub fn compile(
             .number("upstream.healthy_panic_threshold")
             .unwrap_or_else(|| panic.map_or(50.0, |p| p.value)),
         connect_timeout,
-        breakers,
+        breakers: breakers(config, runtime),
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests_per_connection,
         max_connection_duration: http.max_connection_duration,
         max_headers_count: http.max_headers_count,
         max_response_headers_kb: http.max_response_headers_kb,
         h1: http.h1,
-        per_connection_buffer_limit_bytes: config
-            .per_connection_buffer_limit_bytes
-            .as_ref()
-            .map_or(BUFFER_LIMIT, |l| l.value),
         source_address: source_address(config, at)?,
         tcp_keepalive: config
             .upstream_connection_options
             .as_ref()
             .and_then(|o| o.tcp_keepalive.as_ref())
             .map(tcp_keepalive),
-        track_remaining,
     })
 }
 
@@ -412,8 +385,8 @@ fn typed_lb_policy(
     )))
 }
 
-fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> ([Breakers; 2], [bool; 2]) {
-    let (mut out, mut track) = ([Breakers::default(); 2], [false; 2]);
+fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> [Breakers; 2] {
+    let mut out = [Breakers::default(); 2];
     let thresholds = config.circuit_breakers.iter().flat_map(|b| &b.thresholds);
     let mut seen = [false; 2];
     for threshold in thresholds {
@@ -432,8 +405,6 @@ fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> ([Breakers; 2
         set(&mut own.max_pending_requests, &threshold.max_pending_requests);
         set(&mut own.max_requests, &threshold.max_requests);
         set(&mut own.max_retries, &threshold.max_retries);
-        set(&mut own.max_connection_pools, &threshold.max_connection_pools);
-        track[at] = threshold.track_remaining;
     }
     for (priority, own) in ["default", "high"].iter().zip(&mut out) {
         //= envoy: circuit_breakers.<cluster_name>.<priority>.<setting>
@@ -447,9 +418,8 @@ fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> ([Breakers; 2
         set(&mut own.max_pending_requests, "max_pending_requests");
         set(&mut own.max_requests, "max_requests");
         set(&mut own.max_retries, "max_retries");
-        set(&mut own.max_connection_pools, "max_connection_pools");
     }
-    (out, track)
+    out
 }
 
 struct HttpOptions {
@@ -482,7 +452,7 @@ fn http_options(config: &cluster::Cluster, at: &At<'_>) -> Result<HttpOptions, F
         if let Some(requests) = &config.max_requests_per_connection {
             out.max_requests_per_connection = requests.value;
         }
-        out.h1 = http1(config.http_protocol_options.as_ref(), &at.field(MESSAGE, "http_protocol_options"))?;
+        out.h1 = http1(config.http_protocol_options.as_ref());
         return Ok(out);
     };
     let here = here.unpacked();
@@ -510,7 +480,7 @@ fn http_options(config: &cluster::Cluster, at: &At<'_>) -> Result<HttpOptions, F
             let explicit_at = here.field("HttpProtocolOptions", "explicit_http_config");
             out.h1 = match &explicit.protocol_config {
                 None => return Err(explicit_at.lacks("protocol_config")),
-                Some(ProtocolConfig::HttpProtocolOptions(own)) => http1(Some(own), &explicit_at)?,
+                Some(ProtocolConfig::HttpProtocolOptions(own)) => http1(Some(own)),
                 Some(ProtocolConfig::Http2ProtocolOptions(_)) => {
                     return Err(explicit_at
                         .field("ExplicitHttpConfig", "http2_protocol_options")
@@ -525,8 +495,7 @@ fn http_options(config: &cluster::Cluster, at: &At<'_>) -> Result<HttpOptions, F
         }
         Some(Options::UseDownstreamProtocolConfig(own)) => {
             // All downstream connections here are HTTP/1.
-            let own_at = here.field("HttpProtocolOptions", "use_downstream_protocol_config");
-            out.h1 = http1(own.http_protocol_options.as_ref(), &own_at)?;
+            out.h1 = http1(own.http_protocol_options.as_ref());
         }
         Some(Options::AutoConfig(_)) => {
             return Err(here.field("HttpProtocolOptions", "auto_config").not_implemented());
@@ -567,26 +536,11 @@ pub(crate) fn headers_count(config: &core::HttpProtocolOptions, at: &At<'_>) -> 
     }
 }
 
-fn http1(config: Option<&core::Http1ProtocolOptions>, at: &At<'_>) -> Result<UpstreamHttp1, Fault> {
-    let Some(config) = config else { return Ok(UpstreamHttp1::default()) };
-    Ok(UpstreamHttp1 {
+fn http1(config: Option<&core::Http1ProtocolOptions>) -> UpstreamHttp1 {
+    config.map_or_else(UpstreamHttp1::default, |config| UpstreamHttp1 {
         enable_trailers: config.enable_trailers,
         allow_chunked_length: config.allow_chunked_length,
-        header_case: header_case(config, at)?,
-        send_fully_qualified_url: config.send_fully_qualified_url,
     })
-}
-
-pub(crate) fn header_case(config: &core::Http1ProtocolOptions, at: &At<'_>) -> Result<HeaderCase, Fault> {
-    use core::http1_protocol_options::header_key_format::HeaderFormat;
-    match config.header_key_format.as_ref().map(|f| &f.header_format) {
-        None => Ok(HeaderCase::Lower),
-        Some(Some(HeaderFormat::ProperCaseWords(_))) => Ok(HeaderCase::ProperWords),
-        Some(Some(HeaderFormat::StatefulFormatter(_))) => {
-            Err(at.field("Http1ProtocolOptions", "header_key_format").not_implemented())
-        }
-        Some(None) => Err(at.field("Http1ProtocolOptions", "header_key_format").lacks("header_format")),
-    }
 }
 
 fn source_address(config: &cluster::Cluster, at: &At<'_>) -> Result<Option<SocketAddress>, Fault> {

@@ -7,7 +7,6 @@ use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb_hcm;
 use selvedge_runtime::SocketAddress;
 
-use crate::config::cluster::BUFFER_LIMIT;
 use crate::config::hcm::{self, Hcm};
 use crate::config::rejection::{At, Fault};
 use crate::config::route::Lookup;
@@ -21,14 +20,14 @@ pub struct Listener {
     /// The part of statistics after `listener.`: `stat_prefix`, or the address with `:` written as `_`.
     pub stat_name: Arc<str>,
     pub hcm: Arc<Hcm>,
-    /// 1 MiB by default.
-    pub per_connection_buffer_limit_bytes: u32,
     /// Connections of this listener over all shards (runtime `envoy.resource_limits.listener.<name>.connection_limit`).
     pub max_connections: Option<u64>,
     pub reuse_port: bool,
     /// `None`: as the kernel allows.
     pub backlog: Option<u32>,
     pub direction: Direction,
+    /// Connections are asked to go while `/healthcheck/fail` holds.
+    pub drains_on_health: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +45,13 @@ pub enum Direction {
     Outbound,
 }
 
+impl Direction {
+    /// Whether a command for inbound listeners alone, or for all, is meant for a listener of this direction.
+    pub fn is_meant(self, inbound_only: bool) -> bool {
+        !inbound_only || self == Direction::Inbound
+    }
+}
+
 const MESSAGE: &str = "Listener";
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -56,6 +62,9 @@ pub fn compile(
     lookup: Lookup<'_>,
     at: &At<'_>,
 ) -> Result<Listener, Fault> {
+    if config.bind_to_port.is_some_and(|b| !b.value) {
+        return Err(at.field(MESSAGE, "bind_to_port").refuse("bind_to_port: false is not implemented"));
+    }
     let mut addresses = Vec::new();
     let here = at.field(MESSAGE, "address");
     let Some(address) = &config.address else { return Err(here.violates("value is required")) };
@@ -81,9 +90,6 @@ pub fn compile(
         name,
         addresses,
         hcm: Arc::new(hcm),
-        per_connection_buffer_limit_bytes: config
-            .per_connection_buffer_limit_bytes
-            .map_or(BUFFER_LIMIT, |l| l.value),
         //= envoy: enable_reuse_port is true by default
         reuse_port: config.enable_reuse_port.is_none_or(|r| r.value),
         backlog: config.tcp_backlog_size.map(|b| b.value),
@@ -92,6 +98,8 @@ pub fn compile(
             2 => Direction::Outbound,
             _ => Direction::Unspecified,
         },
+        //= envoy: drain_type: DEFAULT
+        drains_on_health: config.drain_type == 0,
     })
 }
 

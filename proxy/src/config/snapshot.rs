@@ -4,7 +4,6 @@
 //! Not here: health, resolved addresses, counters; those live outside of epochs.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use selvedge_runtime::SocketAddress;
 
@@ -29,7 +28,6 @@ pub struct Snapshot {
     pub node: Node,
     pub admin: Option<AdminConfig>,
     pub runtime: Arc<RuntimeValues>,
-    pub stats_flush_interval: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,8 +55,6 @@ pub struct AdminConfig {
 }
 
 const BOOTSTRAP: &str = "Bootstrap";
-/// envoy: stats_flush_interval
-const STATS_FLUSH: Duration = Duration::from_secs(5);
 
 /// Compiles a whole bootstrap. Every resource that is wrong is named, clusters first.
 pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Vec<Rejection>> {
@@ -104,18 +100,13 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
     if !rejections.is_empty() {
         return Err(rejections);
     }
-    let interval_at = root.field(BOOTSTRAP, "stats_flush_interval");
-    let stats_flush_interval =
-        values::duration_or(config.stats_flush_interval.as_ref(), STATS_FLUSH, &interval_at).map_err(fail)?;
-    let runtime = Arc::new(runtime);
     Ok(Snapshot {
         epoch: 1,
         listeners,
         clusters: Clusters::new(clusters),
         node,
         admin,
-        runtime,
-        stats_flush_interval,
+        runtime: Arc::new(runtime),
     })
 }
 
@@ -125,7 +116,12 @@ fn admin(
     at: &At<'_>,
 ) -> Result<Option<AdminConfig>, Fault> {
     let Some(admin) = &config.admin else { return Ok(None) };
-    let access_logs = access_log::list(&admin.access_log, runtime, "Admin", at)?;
+    let mut access_logs = access_log::list(&admin.access_log, runtime, "Admin", at)?;
+    //= envoy: the older access_log_path is one more logger with the default format
+    #[expect(deprecated, reason = "part of the API")]
+    if !admin.access_log_path.is_empty() {
+        access_logs.push(AccessLog::default_at(&admin.access_log_path));
+    }
     let Some(address) = &admin.address else { return Ok(None) };
     Ok(Some(AdminConfig {
         address: values::known_place(address, &at.field("Admin", "address"))?,

@@ -88,7 +88,7 @@ async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
     core.phase.store(LIVE, Relaxed);
     log::info("main", "all dependencies initialized; starting workers");
     if core.plan.options.mode != Mode::InitOnly {
-        serve(core, &shards, &mut signals, &mut inbox, &mut resolved).await;
+        serve(core, &gauges, &shards, &mut signals, &mut inbox, &mut resolved).await;
     }
     log::info("main", "exiting");
     tell(&shards, || Letter::Quit);
@@ -102,12 +102,13 @@ async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
 /// Serves commands until the end is asked for.
 async fn serve(
     core: &Arc<Core>,
+    gauges: &Gauges,
     shards: &[Shard],
     signals: &mut Signals,
     inbox: &mut mpsc::UnboundedReceiver<Command>,
     resolved: &mut mpsc::UnboundedReceiver<dns::Resolved>,
 ) {
-    let mut drained: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut drained: Option<(bool, std::pin::Pin<Box<tokio::time::Sleep>>)> = None;
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -120,21 +121,35 @@ async fn serve(
             Some(command) = inbox.recv() => match command {
                 Command::Quit => return,
                 Command::ReopenLogs => core.writer.reopen(),
-                Command::DrainListeners { graceful: true, skip_exit, .. } => {
-                    core.server.draining.store(true, Relaxed);
+                Command::DrainListeners { graceful: true, skip_exit, inbound_only } => {
+                    tell(shards, || Letter::Drain { inbound_only });
                     let time = Duration::from_secs(core.plan.options.drain_time_s);
-                    if !skip_exit {
-                        drained.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+                    if !skip_exit && drained.is_none() {
+                        drained = Some((inbound_only, Box::pin(tokio::time::sleep(time))));
                     }
                 }
-                Command::DrainListeners { .. } => tell(shards, || Letter::StopListening),
+                Command::DrainListeners { inbound_only, .. } => stop(core, shards, gauges, inbound_only),
             },
-            () = async { match &mut drained { Some(sleep) => sleep.await, None => std::future::pending().await } } => {
+            inbound_only = async {
+                match &mut drained {
+                    Some((inbound_only, sleep)) => {
+                        sleep.await;
+                        *inbound_only
+                    }
+                    None => std::future::pending().await,
+                }
+            } => {
                 drained = None;
-                tell(shards, || Letter::StopListening);
+                stop(core, shards, gauges, inbound_only);
             }
         }
     }
+}
+
+fn stop(core: &Core, shards: &[Shard], gauges: &Gauges, inbound_only: bool) {
+    let listeners = core.plan.snapshot.listeners.iter();
+    gauges.stopped(listeners.filter(|l| l.direction.is_meant(inbound_only)).count());
+    tell(shards, || Letter::StopListening { inbound_only });
 }
 
 fn tell(shards: &[Shard], letter: impl Fn() -> Letter) {

@@ -55,6 +55,11 @@ impl Gauges {
         self.server.record(ServerHist::InitializationTimeMs, took);
     }
 
+    /// Listeners take no more connections.
+    pub(super) fn stopped(&self, listeners: usize) {
+        self.listeners.add(ListenerManager::ListenerStopped, listeners as u64);
+    }
+
     /// What changes by itself.
     pub(super) fn refresh(&self, core: &Core) {
         let state = core.state();

@@ -12,7 +12,7 @@ use selvedge_runtime::{Config, DriverReport, MailSender, Runtime};
 use super::Bound;
 use super::control::Core;
 use crate::limits;
-use crate::shard::{self, Letter, Parts};
+use crate::shard::{self, DrainPace, Letter, Parts};
 
 /// A running shard, as the control thread knows it.
 #[derive(Debug)]
@@ -54,6 +54,7 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
             writer: core.writer.clone(),
             flush_interval: options.file_flush_interval,
             host_address: host.clone(),
+            drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
         };
         let config = Config { driver: options.driver, spin_us: options.spin_us, ..Config::default() };
         let (ready, started) = bounded(1);

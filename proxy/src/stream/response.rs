@@ -194,7 +194,7 @@ impl Stream<'_> {
         });
         let old = self.request.version == Version::H10;
         self.decide_keep_alive(old);
-        if self.fate != Fate::KeepAlive {
+        if self.fate != Fate::KeepAlive || (self.conn.is_draining() && !self.tunnel) {
             head.fields.set(H::Connection, b"close");
         } else if old {
             head.fields.set(H::Connection, b"keep-alive");
@@ -220,13 +220,14 @@ impl Stream<'_> {
         if !self.request_done && !self.tunnel {
             //= envoy: a response before the end of the request closes the connection
             self.fate = Fate::CloseDelayed;
-        } else if !self.keep_alive || (old && self.down_framing == Framing::Chunked) {
+        } else if old && self.down_framing == Framing::Chunked {
+            self.fate = Fate::Close;
+        } else if !self.tunnel && self.conn.drains() {
+            //= envoy: the end of the drain closes the connection, whatever else would have
+        } else if !self.keep_alive {
             self.fate = Fate::Close;
         } else if most > 0 && self.conn.requests.get() >= most {
             twin.http.inc(Http::DownstreamCxMaxRequestsReached);
-            self.fate = Fate::Close;
-        } else if self.conn.cx.server.drain_close() {
-            twin.http.inc(Http::DownstreamCxDrainClose);
             self.fate = Fate::Close;
         }
     }

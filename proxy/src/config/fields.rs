@@ -60,9 +60,9 @@ impl Table<'_> {
         self.0.contains_key(message)
     }
 
-    /// Messages of the table, for the test that holds it against the descriptors.
-    pub fn messages(&self) -> impl Iterator<Item = (&str, impl Iterator<Item = &str>)> {
-        self.0.iter().map(|(m, e)| (*m, e.implemented.iter().chain(&e.harmless).copied()))
+    /// Messages of the table with their implemented and their harmless fields.
+    pub fn messages(&self) -> impl Iterator<Item = (&str, &[&str], &[&str])> {
+        self.0.iter().map(|(m, e)| (*m, &*e.implemented, &*e.harmless))
     }
 }
 
@@ -144,9 +144,9 @@ mod tests {
     #[test]
     fn every_name_of_the_table_exists() {
         let pool = crate::config::bootstrap::descriptors();
-        for (message, fields) in Table::read().messages() {
+        for (message, implemented, harmless) in Table::read().messages() {
             let desc = pool.get_message_by_name(message).unwrap_or_else(|| panic!("no message {message}"));
-            for field in fields.filter(|f| *f != "*") {
+            for field in implemented.iter().chain(harmless).filter(|f| **f != "*") {
                 assert!(desc.get_field_by_name(field).is_some(), "{message} has no field {field}");
             }
         }

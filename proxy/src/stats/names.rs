@@ -13,9 +13,47 @@ pub enum Kind {
 pub trait Table: Copy + 'static {
     const SLOTS: &'static [(&'static str, Kind)];
     const HISTOGRAMS: &'static [&'static str];
+    /// The variants' own names: slots, then histograms.
+    const VARIANTS: &'static [&'static str];
     type Histogram: Copy + 'static;
     fn slot(self) -> usize;
     fn histogram(h: Self::Histogram) -> usize;
+}
+
+/// One table, for those who list all.
+#[derive(Debug, Clone, Copy)]
+pub struct Listed {
+    pub table: &'static str,
+    pub prefix: &'static str,
+    pub slots: &'static [(&'static str, Kind)],
+    pub histograms: &'static [&'static str],
+    pub variants: &'static [&'static str],
+}
+
+macro_rules! list {
+    ($($table:ident $prefix:literal,)*) => {
+        /// Every table with the prefix of its names.
+        pub const TABLES: &[Listed] = &[$(Listed {
+            table: stringify!($table),
+            prefix: $prefix,
+            slots: $table::SLOTS,
+            histograms: $table::HISTOGRAMS,
+            variants: $table::VARIANTS,
+        },)*];
+    };
+}
+
+list! {
+    Cluster "cluster.<name>.",
+    Http "http.<stat_prefix>.",
+    Listener "listener.<address>.",
+    ListenerHttp "listener.<address>.http.<stat_prefix>.",
+    Worker "listener.<address>.worker_<n>.",
+    Server "server.",
+    ClusterManager "cluster_manager.",
+    ListenerManager "listener_manager.",
+    Filesystem "filesystem.",
+    Runtime "runtime.",
 }
 
 macro_rules! table {
@@ -35,6 +73,8 @@ macro_rules! table {
             const SLOTS: &'static [(&'static str, Kind)] =
                 &[$(($cn, Kind::Counter),)* $(($gn, Kind::Gauge),)*];
             const HISTOGRAMS: &'static [&'static str] = &[$($hn,)*];
+            const VARIANTS: &'static [&'static str] =
+                &[$(stringify!($c),)* $(stringify!($g),)* $(stringify!($h),)*];
             type Histogram = $hist;
             fn slot(self) -> usize { self as usize }
             fn histogram(h: $hist) -> usize { h as usize }
@@ -108,6 +148,7 @@ table! {
         UpstreamHttp3Broken = "upstream_http3_broken",
         UpstreamInternalRedirectFailedTotal = "upstream_internal_redirect_failed_total",
         UpstreamInternalRedirectSucceededTotal = "upstream_internal_redirect_succeeded_total",
+        UpstreamRq0Rtt = "upstream_rq_0rtt",
         UpstreamRqActiveOverflow = "upstream_rq_active_overflow",
         UpstreamRqCancelled = "upstream_rq_cancelled",
         UpstreamRqMaintenanceMode = "upstream_rq_maintenance_mode",
@@ -156,6 +197,8 @@ table! {
         WarmingState = "warming_state",
         ]
         histograms [
+        ExternalUpstreamRqTime = "external.upstream_rq_time",
+        InternalUpstreamRqTime = "internal.upstream_rq_time",
         UpstreamCxConnectMs = "upstream_cx_connect_ms",
         UpstreamCxLengthMs = "upstream_cx_length_ms",
         UpstreamRqPerCx = "upstream_rq_per_cx",
@@ -229,6 +272,11 @@ table! {
         RqResetAfterDownstreamResponseStarted = "rq_reset_after_downstream_response_started",
         RqTotal = "rq_total",
         RsTooLarge = "rs_too_large",
+        TracingClientEnabled = "tracing.client_enabled",
+        TracingHealthCheck = "tracing.health_check",
+        TracingNotTraceable = "tracing.not_traceable",
+        TracingRandomSampling = "tracing.random_sampling",
+        TracingServiceForced = "tracing.service_forced",
         ]
         gauges [
         DownstreamCxActive = "downstream_cx_active",

@@ -205,6 +205,11 @@ impl<T: Table> AnyScope for Scope<T> {
                     *total += slot.load(Relaxed);
                 }
             }
+            //= envoy: by side they appear with the first value
+            let by_side = stat.starts_with("external.") || stat.starts_with("internal.");
+            if by_side && counts.iter().all(|n| *n == 0) {
+                continue;
+            }
             let (metric, _) = metric_of(&self.name.family, stat);
             let labels = self.name.labels.clone();
             out.push(HistogramRow {

@@ -62,7 +62,14 @@ impl Stream<'_> {
             return;
         };
         let from = stamps.upstream_sent.or(stamps.connected).unwrap_or(stamps.head);
-        twin.stats.record(ClusterHist::UpstreamRqTime, last.max(first).millis_since(from));
+        let took = last.max(first).millis_since(from);
+        twin.stats.record(ClusterHist::UpstreamRqTime, took);
+        let by_side = if self.origin.internal {
+            ClusterHist::InternalUpstreamRqTime
+        } else {
+            ClusterHist::ExternalUpstreamRqTime
+        };
+        twin.stats.record(by_side, took);
     }
 
     fn write_log(&self, format: &LogFormat, file: LogId) {

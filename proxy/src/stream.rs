@@ -84,6 +84,8 @@ struct Stream<'c> {
     tunnel: bool,
     route_timeout: Option<Duration>,
     route_deadline: Instant,
+    try_timeout: Option<Duration>,
+    try_deadline: Instant,
     idle_timeout: Option<Duration>,
     idle_deadline: Instant,
     /// Of the whole request, and of the whole stream.
@@ -94,6 +96,8 @@ struct Stream<'c> {
     picked: Option<Picked<'c>>,
     /// Of a weighted route: where the request went.
     entry: Option<&'c WeightedEntry>,
+    /// Status of the reply when the upstream takes too long.
+    timeout_status: u16,
     fate: Fate,
     finished: bool,
 }
@@ -155,7 +159,10 @@ pub(crate) async fn run(conn: &Conn, request: DecodedRequest) -> Fate {
     let mut stream = Stream::new(conn, request);
     let cut = stream.serve().await;
     let fate = stream.finish(cut);
-    conn.busy.set(false);
+    conn.busy.set(cut == Some(Cut::Downstream));
+    if matches!(cut, Some(Cut::Upstream(_))) {
+        stream.flush_rest().await;
+    }
     fate
 }
 
@@ -213,6 +220,8 @@ impl<'c> Stream<'c> {
             tunnel: false,
             route_timeout: None,
             route_deadline: Instant::FAR,
+            try_timeout: None,
+            try_deadline: Instant::FAR,
             idle_timeout: hcm.stream_idle_timeout,
             idle_deadline: after(hcm.stream_idle_timeout),
             request_deadline: after(hcm.request_timeout),
@@ -220,6 +229,7 @@ impl<'c> Stream<'c> {
             random: 0,
             picked: None,
             entry: None,
+            timeout_status: 504,
             fate: Fate::KeepAlive,
             finished: false,
         }
@@ -249,7 +259,7 @@ impl<'c> Stream<'c> {
 
     /// From the head to the last byte. `Some`: it broke off.
     async fn serve(&mut self) -> Option<Cut> {
-        let expects = self.request.fields.get(crate::http::message::HeaderId::Expect).is_some();
+        let expects = self.expects_continue();
         if let Err(reply) = self.admit() {
             self.reply(reply);
             return self.pump().await;
@@ -291,12 +301,6 @@ impl<'c> Stream<'c> {
             }
         };
         let priority = forward.priority as usize;
-        let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
-        if !breaker.allows(bounds, Limit::Requests) {
-            cluster.stats.inc(ClusterStat::UpstreamRqPendingOverflow);
-            self.pool_failed(&cluster, &host, PoolError::Overflow);
-            return self.pump().await;
-        }
         let taken = match pool::try_take(&host) {
             Some(conn) => Ok(conn),
             None => match self.wait_for_connection(&cluster, &host, priority).await {
@@ -304,7 +308,7 @@ impl<'c> Stream<'c> {
                 Err(cut) => return cut,
             },
         };
-        let conn = match taken {
+        let conn = match taken.and_then(|conn| pool::admit(conn, priority)) {
             Ok(conn) => conn,
             Err(error) => {
                 self.pool_failed(&cluster, &host, error);
@@ -325,45 +329,34 @@ impl<'c> Stream<'c> {
         host: &Rc<Host>,
         priority: usize,
     ) -> Result<Result<UpstreamConn, PoolError>, Option<Cut>> {
-        enum Waited {
-            Taken(Result<UpstreamConn, PoolError>),
-            Gone,
-            Deadline,
-        }
         let conn = self.conn;
-        let rt = &conn.cx.rt;
-        let waited = {
-            let mut take = pin!(pool::take(rt, cluster, host, priority));
-            let deadline = self.deadline();
-            poll_fn(|context| {
-                if let Poll::Ready(taken) = take.as_mut().poll(context) {
-                    return Poll::Ready(Waited::Taken(taken));
+        {
+            let mut take = pin!(pool::take(&conn.cx.rt, cluster, host, priority));
+            while !self.response_done {
+                let event = poll_fn(|context| match take.as_mut().poll(context) {
+                    Poll::Ready(taken) => Poll::Ready(Ok(taken)),
+                    Poll::Pending => self.poll_client().map(Err),
+                });
+                match event.await {
+                    Ok(taken) => return Ok(taken),
+                    // What comes meanwhile leaves with the head.
+                    Err(Event::Down(chunk)) => self.on_down_bytes(chunk),
+                    Err(Event::Deadline) => {
+                        if let Some(cut) = self.timed_out(Some(cluster)) {
+                            return Err(Some(cut));
+                        }
+                    }
+                    Err(_) => return Err(Some(Cut::Downstream)),
                 }
-                if conn.poll_gone().is_ready() {
-                    return Poll::Ready(Waited::Gone);
-                }
-                let mut sleep = conn.sleep.borrow_mut();
-                sleep.reset(deadline);
-                sleep.poll_due().map(|()| Waited::Deadline)
-            })
-            .await
-        };
-        match waited {
-            Waited::Taken(taken) => Ok(taken),
-            Waited::Gone => Err(Some(Cut::Downstream)),
-            Waited::Deadline => {
-                let cut = self.timed_out();
-                if cut.is_some() {
-                    return Err(cut);
-                }
-                Err(self.pump().await)
             }
         }
+        Err(self.pump().await)
     }
 
     fn deadline(&self) -> Instant {
         let request = if self.request_done { Instant::FAR } else { self.request_deadline };
-        self.route_deadline.min(self.idle_deadline).min(request).min(self.duration_deadline)
+        let upstream = self.route_deadline.min(self.try_deadline);
+        upstream.min(self.idle_deadline).min(request).min(self.duration_deadline)
     }
 
     /// Drives both directions until the exchange is over. `Some`: it broke off.
@@ -404,7 +397,13 @@ impl<'c> Stream<'c> {
         {
             return Poll::Ready(Event::DownSent(result));
         }
-        if !self.request_done && self.up.is_some() {
+        self.poll_client()
+    }
+
+    /// What the client does, or the time.
+    fn poll_client(&self) -> Poll<Event> {
+        let conn = self.conn;
+        if !self.request_done && !self.response_done {
             if self.to_up.bytes() < limits::PUMP_BYTES
                 && let Poll::Ready(bytes) = conn.poll_bytes()
             {
@@ -419,7 +418,9 @@ impl<'c> Stream<'c> {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Cut> {
-        if let Some(timeout) = self.idle_timeout {
+        if let Some(timeout) = self.idle_timeout
+            && !matches!(event, Event::Deadline)
+        {
             self.idle_deadline = self.conn.cx.rt.now() + timeout;
         }
         match event {
@@ -447,20 +448,18 @@ impl<'c> Stream<'c> {
                 self.flush_down();
                 Ok(())
             }
-            Event::Gone if self.tunnel => {
-                // The client has finished: what it sent goes out, and the tunnel ends.
-                self.response_done = true;
-                self.fate = Fate::Close;
-                Ok(())
-            }
             Event::Gone => Err(Cut::Downstream),
-            Event::Deadline => self.timed_out().map_or(Ok(()), Err),
+            Event::Deadline => self.timed_out(None).map_or(Ok(()), Err),
         }
     }
 
     /// Gives what waits to the kernel, if it is ready for more.
     fn flush_up(&mut self) {
         let Some(up) = &mut self.up else { return };
+        //= envoy: nothing follows the head of an upgrade before the upstream agrees
+        if self.upgrade && !self.tunnel && self.info.upstream_wire_sent > 0 {
+            return;
+        }
         if up.busy && up.conn.socket.poll_sent().is_ready() {
             up.busy = false;
         }
@@ -487,47 +486,96 @@ impl<'c> Stream<'c> {
         self.conn.socket.start_send(chunks);
     }
 
-    /// A time limit has passed: a reply where none has begun, else the stream breaks off.
-    fn timed_out(&mut self) -> Option<Cut> {
+    /// After a stream that broke off: what the client was promised before still leaves, if it takes it in time.
+    async fn flush_rest(&mut self) {
+        let conn = self.conn;
+        let patience = conn.twin.hcm.delayed_close_timeout;
+        loop {
+            self.flush_down();
+            if !self.down_busy {
+                return;
+            }
+            conn.sleep.borrow_mut().reset(conn.cx.rt.now() + patience);
+            let sent = poll_fn(|_| match conn.socket.poll_sent() {
+                Poll::Ready(sent) => Poll::Ready(sent.is_ok()),
+                Poll::Pending => conn.sleep.borrow_mut().poll_due().map(|()| false),
+            });
+            if !sent.await {
+                return;
+            }
+            self.down_busy = false;
+        }
+    }
+
+    /// A time limit has passed: a reply where none has begun, else the stream breaks off. `waits_for`: the cluster
+    /// whose connection is awaited.
+    fn timed_out(&mut self, waits_for: Option<&Rc<ClusterTwin>>) -> Option<Cut> {
         let now = self.conn.cx.rt.now();
         let http = &self.conn.twin.http;
-        let mut reply = if self.route_deadline <= now {
-            self.info.flags.add(Flags::UPSTREAM_REQUEST_TIMEOUT);
-            if let Some(up) = &self.up {
-                up.cluster.stats.inc(ClusterStat::UpstreamRqTimeout);
-                bump(&up.conn.host.shared.stats.rq_timeout);
-            }
-            Reply::text(504, b"upstream request timeout", "response_timeout")
+        let (mut status, mut body) = (if self.request_done { 504 } else { 408 }, "stream timeout");
+        let details = if self.route_deadline <= now || self.try_deadline <= now {
+            (status, body) = match self.timeout_status {
+                504 => (504, "upstream request timeout"),
+                other => (other, ""),
+            };
+            self.upstream_timed_out(waits_for, now)
         } else if !self.request_done && self.request_deadline <= now {
             http.inc(Http::DownstreamRqTimeout);
-            Reply::text(408, b"request timeout", "request_overall_timeout")
+            body = "request timeout";
+            "request_overall_timeout"
         } else if self.duration_deadline <= now {
             http.inc(Http::DownstreamRqMaxDurationReached);
             self.info.flags.add(Flags::DURATION_TIMEOUT);
-            let status = if self.request_done { 504 } else { 408 };
-            Reply::text(status, b"downstream duration timeout", "max_duration_timeout")
+            body = "downstream duration timeout";
+            "max_duration_timeout"
         } else if self.idle_deadline <= now {
             http.inc(Http::DownstreamRqIdleTimeout);
             self.info.flags.add(Flags::STREAM_IDLE_TIMEOUT);
-            let status = if self.request_done { 504 } else { 408 };
-            Reply::text(status, b"stream timeout", "stream_idle_timeout")
+            "stream_idle_timeout"
         } else {
             return None;
         };
-        let details = reply.details.clone();
+        self.drop_upstream();
         if self.response.is_some() {
-            self.info.details = Some(details);
-            self.fate = Fate::Close;
-            return Some(Cut::Upstream("timeout"));
+            return Some(Cut::Upstream(details));
         }
-        self.drop_upstream(false);
+        self.disarm();
+        let mut reply = Reply::text(status, body.as_bytes(), details);
         reply.flags = self.info.flags;
-        self.route_deadline = Instant::FAR;
-        self.request_deadline = Instant::FAR;
-        self.duration_deadline = Instant::FAR;
         self.reply(reply);
         self.flush_down();
         None
+    }
+
+    /// The upstream took too long, for one try or in all.
+    fn upstream_timed_out(&mut self, waits_for: Option<&Rc<ClusterTwin>>, now: Instant) -> &'static str {
+        self.info.flags.add(Flags::UPSTREAM_REQUEST_TIMEOUT);
+        let (stat, details) = if self.route_deadline <= now {
+            (ClusterStat::UpstreamRqTimeout, "response_timeout")
+        } else {
+            (ClusterStat::UpstreamRqPerTryTimeout, "upstream_per_try_timeout")
+        };
+        if let Some(cluster) = self.up.as_ref().map(|up| &up.cluster).or(waits_for) {
+            cluster.stats.inc(stat);
+            if self.response.is_none() {
+                cluster.stats.code(self.timeout_status, self.origin.internal);
+            }
+        }
+        if let Some(up) = &self.up {
+            bump(&up.conn.host.shared.stats.rq_timeout);
+            bump(&up.conn.host.shared.stats.rq_error);
+        }
+        details
+    }
+
+    /// No limit but that of idleness applies any more, and that begins anew.
+    fn disarm(&mut self) {
+        let now = self.conn.cx.rt.now();
+        self.idle_deadline = self.idle_timeout.map_or(Instant::FAR, |t| now + t);
+        self.route_deadline = Instant::FAR;
+        self.try_deadline = Instant::FAR;
+        self.request_deadline = Instant::FAR;
+        self.duration_deadline = Instant::FAR;
     }
 
     /// Takes the body bytes that came with the head, so that a request without more is known to be whole.
@@ -547,11 +595,23 @@ impl<'c> Stream<'c> {
         if let Some(timeout) = self.route_timeout {
             self.route_deadline = now + timeout;
         }
+        if self.up.is_some() {
+            self.begin_try();
+        }
+    }
+
+    /// The request is whole and has a connection: one try begins. //= envoy: x-envoy-upstream-rq-per-try-timeout-ms
+    fn begin_try(&mut self) {
+        if let Some(timeout) = self.try_timeout
+            && self.response.is_none()
+        {
+            self.try_deadline = self.conn.cx.rt.now() + timeout;
+        }
     }
 
     /// Body bytes of the client, framed for upstream.
     fn on_down_bytes(&mut self, mut chunk: Chunk) {
-        if self.tunnel {
+        if self.upgrade {
             self.info.bytes_received += chunk.len() as u64;
             self.to_up.push(chunk);
             return;
@@ -590,7 +650,7 @@ impl<'c> Stream<'c> {
     fn body_refused(&mut self) {
         self.conn.twin.http.inc(Http::DownstreamCxProtocolError);
         self.info.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
-        self.drop_upstream(false);
+        self.drop_upstream();
         self.fate = Fate::CloseDelayed;
         if self.response.is_some() {
             self.response_done = true;
@@ -605,12 +665,8 @@ impl<'c> Stream<'c> {
     }
 
     /// Ends the upstream side without keeping its connection.
-    fn drop_upstream(&mut self, by_peer: bool) {
-        if let Some(up) = self.up.take()
-            && by_peer
-        {
-            up.conn.ended_by_peer();
-        }
+    fn drop_upstream(&mut self) {
+        self.up = None;
         self.to_up = Chunks::new();
     }
 }

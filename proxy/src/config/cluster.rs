@@ -25,6 +25,8 @@ pub struct Cluster {
     pub id: ClusterId,
     /// The name in statistics: `alt_stat_name`, or the name, with `:` written as `_`.
     pub stat_name: Arc<str>,
+    /// The name in logs: `alt_stat_name`, or the name.
+    pub observability_name: Arc<str>,
     pub kind: ClusterKind,
     pub endpoints: Vec<LocalityEndpoints>,
     /// Percent; 140 by default.
@@ -112,6 +114,8 @@ pub struct TcpKeepalive {
 }
 
 const MESSAGE: &str = "Cluster";
+/// envoy: of its HTTP/1 codec
+const RESPONSE_HEADERS_KB: u32 = 80;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -150,6 +154,7 @@ pub fn compile(
     let panic = config.common_lb_config.as_ref().and_then(|c| c.healthy_panic_threshold.as_ref());
     Ok(Cluster {
         stat_name: Arc::from(stat_name.replace(':', "_")),
+        observability_name: Arc::from(stat_name.as_str()),
         name,
         id,
         kind,
@@ -519,7 +524,10 @@ fn common_options(config: Option<&core::HttpProtocolOptions>, at: &At<'_>) -> Re
             &at.field(MESSAGE, "max_connection_duration"),
         )?,
         max_headers_count: headers_count(config, at)?,
-        max_response_headers_kb: config.max_response_headers_kb.as_ref().map_or(60, |m| m.value),
+        max_response_headers_kb: config
+            .max_response_headers_kb
+            .as_ref()
+            .map_or(RESPONSE_HEADERS_KB, |m| m.value),
         h1: UpstreamHttp1::default(),
     })
 }

@@ -34,12 +34,12 @@ pub fn strip_request(fields: &mut Fields, upgrade: bool) {
 }
 
 /// Removes what belongs to the connection a response came on.
+//= envoy: what its `connection` names stays
 pub fn strip_response(fields: &mut Fields, upgrade: bool) {
     if !fields.contains_any(HOP) {
         return;
     }
     if !upgrade {
-        strip_nominated(fields);
         fields.remove_ids(UPGRADE);
     }
     fields.remove_ids(ALWAYS);

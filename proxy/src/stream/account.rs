@@ -7,7 +7,7 @@ use crate::access_log::format::LogCx;
 use crate::access_log::sink::LogId;
 use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
 use crate::observe::flags::Flags;
-use crate::stats::names::{ClusterHist, Http, HttpHist};
+use crate::stats::names::{Http, HttpHist};
 
 impl Stream<'_> {
     /// Accounts the stream and says what becomes of the connection.
@@ -20,21 +20,19 @@ impl Stream<'_> {
         let http = &self.conn.twin.http;
         match cut {
             //= envoy: what is still to come of the request is reset
-            None if !self.request_done && !self.tunnel => http.inc(Http::DownstreamRqRxReset),
+            None if !self.request_done => http.inc(Http::DownstreamRqRxReset),
             None => {}
             Some(Cut::Downstream) => {
                 self.info.flags.add(Flags::DOWNSTREAM_CONNECTION_TERMINATION);
-                self.info.details.get_or_insert(Cow::Borrowed("downstream_remote_disconnect"));
-                if self.response.is_none() {
-                    self.info.details = Some(Cow::Borrowed("downstream_remote_disconnect"));
-                }
+                self.info.details = Some(Cow::Borrowed("downstream_remote_disconnect"));
                 http.inc(Http::DownstreamRqRxReset);
                 self.fate = Fate::Close;
             }
             Some(Cut::Upstream(details)) => {
                 self.info.details = Some(Cow::Borrowed(details));
                 http.inc(Http::DownstreamRqTxReset);
-                self.fate = Fate::Close;
+                http.inc(Http::DownstreamRqRxReset);
+                self.fate = Fate::CloseDelayed;
             }
         }
         self.up = None;
@@ -44,7 +42,6 @@ impl Stream<'_> {
         }
         let total = now.millis_since(self.info.stamps.head);
         http.record(HttpHist::DownstreamRqTime, total);
-        self.record_upstream_time();
         let twin = &self.conn.twin;
         for (log, file) in twin.hcm.access_logs.iter().zip(&twin.log_files) {
             if self.is_logged(&log.filter, total) {
@@ -52,24 +49,6 @@ impl Stream<'_> {
             }
         }
         self.fate
-    }
-
-    fn record_upstream_time(&self) {
-        let stamps = &self.info.stamps;
-        let (Some(first), Some(last)) = (stamps.upstream_first, stamps.upstream_last) else { return };
-        let Some(cluster) = self.info.cluster.as_ref() else { return };
-        let Some(twin) = self.conn.cx.clusters.find(&self.conn.cx.snapshot, cluster.as_bytes()) else {
-            return;
-        };
-        let from = stamps.upstream_sent.or(stamps.connected).unwrap_or(stamps.head);
-        let took = last.max(first).millis_since(from);
-        twin.stats.record(ClusterHist::UpstreamRqTime, took);
-        let by_side = if self.origin.internal {
-            ClusterHist::InternalUpstreamRqTime
-        } else {
-            ClusterHist::ExternalUpstreamRqTime
-        };
-        twin.stats.record(by_side, took);
     }
 
     fn write_log(&self, format: &LogFormat, file: LogId) {

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use selvedge_runtime::Chunk;
 
-use super::{Fate, Stream};
+use super::Stream;
 use crate::http::h1::encode::decimal;
 use crate::http::header_id::IdSet;
 use crate::http::message::{HeaderId as H, ResponseHead};
@@ -74,10 +74,6 @@ impl<'c> Stream<'c> {
             self.to_down.push(reply.body);
         }
         self.response_done = true;
-        if !self.request_done {
-            self.conn.twin.http.inc(crate::stats::names::Http::DownstreamRqResponseBeforeRqComplete);
-            self.fate = Fate::CloseDelayed;
-        }
     }
 
     /// Points elsewhere. A rewritten path is the request's own from here on, as logs show it.

@@ -4,21 +4,22 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use selvedge_runtime::{Chunk, Chunks};
+use selvedge_runtime::{Chunk, Chunks, NetError, SocketAddress};
 
 use super::{Reply, Stream, Up};
 use crate::access_log::format::LogCx;
 use crate::http::edge::{Carrier, request_in};
+use crate::http::h1::body::BodyDecoder;
 use crate::http::h1::encode::{decimal, encode_request};
 use crate::http::h1::head::HeadScan;
-use crate::http::header_id::JOINED_IN_REQUEST;
+use crate::http::header_id::{IdSet, JOINED_IN_REQUEST};
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H};
 use crate::observe::flags::Flags;
 use crate::observe::info::UpstreamInfo;
 use crate::route::pick::{self, Miss, PickInput, Picked};
 use crate::route::rewrite::{self, Chosen};
-use crate::route::table::{Forward, HostRewrite, PathRewrite, WeightedEntry};
+use crate::route::table::{Action, Forward, HostRewrite, PathRewrite, Target, WeightedEntry};
 use crate::stats::names::{Cluster as ClusterStat, Http};
 use crate::upstream::cluster::{ClusterTwin, Host};
 use crate::upstream::pool::{PoolError, UpstreamConn};
@@ -39,13 +40,19 @@ impl<'c> Stream<'c> {
                 return Err(Reply::text(400, b"", "missing_host_header"));
             }
         }
-        if self.request.fields.contains(H::Expect) && !twin.hcm.proxy_100_continue {
+        if self.expects_continue() && !twin.hcm.proxy_100_continue {
             self.request.fields.remove(H::Expect);
         }
-        self.upgrade &= self.upgrade_allowed();
+        //= envoy: h2c is never taken up, and passes as if it had not been asked for
+        self.upgrade &= self.request.fields.get(H::Upgrade).is_none_or(|p| !p.eq_ignore_ascii_case(b"h2c"));
+        if self.upgrade {
+            // The body of an upgrade is what follows the head, for ever.
+            self.body = BodyDecoder::new(Framing::UntilClose);
+            self.request_framing = Framing::UntilClose;
+        }
         hop_by_hop::strip_request(&mut self.request.fields, self.upgrade);
         let random = [conn.cx.rt.random(), conn.cx.rt.random()];
-        let peer = conn.peer.as_ref().and_then(selvedge_runtime::SocketAddress::ip);
+        let peer = conn.peer.as_ref().and_then(SocketAddress::ip);
         let carrier = Carrier { peer, host_address: &conn.cx.host_address, random };
         self.origin = request_in(&mut self.request, &twin.hcm.edge, &carrier);
         if let Some(ip) = self.origin.remote
@@ -56,11 +63,38 @@ impl<'c> Stream<'c> {
         Ok(())
     }
 
-    /// Whether the listener lets this request switch protocols; a route may say otherwise.
-    fn upgrade_allowed(&self) -> bool {
+    pub(super) fn expects_continue(&self) -> bool {
+        self.request.fields.get(H::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"))
+    }
+
+    /// Whether this request may switch protocols: as the route says, else as the listener does.
+    fn upgrade_allowed(&self, picked: Option<Picked<'_>>) -> bool {
         let Some(protocol) = self.request.fields.get(H::Upgrade) else { return false };
-        let list = &self.conn.twin.hcm.upgrades;
-        list.iter().any(|u| u.enabled && u.protocol.eq_ignore_ascii_case(protocol))
+        let own = match picked.map(|p| &p.route.action) {
+            Some(Action::Forward(forward)) => &forward.upgrades[..],
+            _ => &[],
+        };
+        let mut lists = own.iter().chain(&self.conn.twin.hcm.upgrades);
+        lists.find(|u| u.protocol.eq_ignore_ascii_case(protocol)).is_some_and(|u| u.enabled)
+    }
+
+    /// Refuses an upgrade that nothing allows.
+    fn admit_upgrade(&mut self, picked: Option<Picked<'_>>) -> Result<(), Reply> {
+        let http = &self.conn.twin.http;
+        if self.upgrade_allowed(picked) {
+            self.info.upgraded = true;
+            http.inc(Http::DownstreamCxUpgradesTotal);
+            http.inc(Http::DownstreamCxUpgradesActive);
+            return Ok(());
+        }
+        http.inc(Http::DownstreamRqWsOnNonWsRoute);
+        if let Some(Action::Forward(forward)) = picked.map(|p| &p.route.action)
+            && let Target::Cluster { name, .. } = &forward.target
+        {
+            self.info.cluster = Some(Arc::clone(name));
+        }
+        self.fate = super::Fate::CloseDelayed;
+        Err(Reply::text(403, b"", "upgrade_failed"))
     }
 
     /// The route of this request, or the reply where there is none.
@@ -76,7 +110,11 @@ impl<'c> Stream<'c> {
         if self.request.is_method(b"CONNECT") {
             return missing(self);
         }
-        match pick::pick(&conn.twin.hcm.routes, &self.request, input) {
+        let found = pick::pick(&conn.twin.hcm.routes, &self.request, input);
+        if self.upgrade {
+            self.admit_upgrade(found.as_ref().ok().copied())?;
+        }
+        match found {
             Ok(picked) => {
                 conn.twin.http.inc(Http::RqTotal);
                 self.info.route_name = Some(Arc::clone(&picked.route.name));
@@ -104,14 +142,20 @@ impl<'c> Stream<'c> {
         picked: Picked<'c>,
     ) -> Result<(Rc<ClusterTwin>, Rc<Host>), Reply> {
         let conn = self.conn;
-        self.route_timeout = forward.timeout.filter(|t| !t.is_zero());
+        self.route_timeout = forward.timeout;
+        self.asked_timeouts();
+        if let Some(most) = forward.max_stream_duration {
+            let begun = self.info.stamps.head;
+            self.duration_deadline =
+                most.filter(|t| !t.is_zero()).map_or(selvedge_runtime::Instant::FAR, |t| begun + t);
+        }
         if let Some(timeout) = forward.idle_timeout {
             self.idle_timeout = timeout.filter(|t| !t.is_zero());
             self.idle_deadline =
                 self.idle_timeout.map_or(selvedge_runtime::Instant::FAR, |t| conn.cx.rt.now() + t);
         }
         if self.request_done
-            && let Some(timeout) = self.route_timeout
+            && let Some(timeout) = self.try_timeout.or(self.route_timeout)
         {
             self.route_deadline = conn.cx.rt.now() + timeout;
         }
@@ -122,21 +166,45 @@ impl<'c> Stream<'c> {
             Chosen::Unknown(_) | Chosen::Named(None) => None,
             Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
         };
+        self.info.cluster = found.map(|cluster| Arc::clone(&cluster.config().observability_name));
         let Some(cluster) = found.map(Rc::clone) else {
             conn.twin.http.inc(Http::NoCluster);
             self.info.flags.add(Flags::NO_CLUSTER_FOUND);
             return Err(Reply::text(forward.cluster_not_found_status, b"", "cluster_not_found"));
         };
-        self.info.cluster = Some(Arc::clone(&cluster.config().name));
         let Some(host) = cluster.pick(&conn.cx.rt) else {
             cluster.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
             cluster.stats.code(503, self.origin.internal);
             self.info.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return Err(Reply::text(503, b"no healthy upstream", "no_healthy_upstream"));
         };
+        self.info.upstream =
+            Some(UpstreamInfo { address: host.shared.address.clone(), local: None, connection_id: 0 });
         self.entry = entry;
         self.edit_request(forward, picked, entry, &host);
         Ok((cluster, host))
+    }
+
+    /// Time limits that an internal caller asks for. //= envoy: FilterUtility::finalTimeout
+    fn asked_timeouts(&mut self) {
+        let fields = &mut self.request.fields;
+        let millis = |value: &[u8]| {
+            let millis = std::str::from_utf8(value).ok()?.trim().parse().ok()?;
+            Some(std::time::Duration::from_millis(millis))
+        };
+        if fields.contains_any(ASKED_TIMEOUTS) {
+            if let Some(timeout) = fields.get(H::XEnvoyUpstreamRqTimeoutMs).and_then(millis) {
+                self.route_timeout = Some(timeout);
+            }
+            self.try_timeout = fields.get(H::XEnvoyUpstreamRqPerTryTimeoutMs).and_then(millis);
+            if fields.contains(H::XEnvoyUpstreamRqTimeoutAltResponse) {
+                self.timeout_status = 204;
+            }
+            fields.remove_ids(ASKED_TIMEOUTS);
+        }
+        self.route_timeout = self.route_timeout.filter(|t| !t.is_zero());
+        let whole = self.route_timeout;
+        self.try_timeout = self.try_timeout.filter(|t| !t.is_zero() && whole.is_none_or(|whole| *t < whole));
     }
 
     /// What the route does to the head.
@@ -149,7 +217,7 @@ impl<'c> Stream<'c> {
         host: &Host,
     ) {
         if !self.conn.twin.hcm.router.suppress_envoy_headers
-            && let Some(timeout) = self.route_timeout
+            && let Some(timeout) = self.try_timeout.or(self.route_timeout)
         {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             self.request.fields.set(H::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
@@ -223,24 +291,26 @@ impl<'c> Stream<'c> {
         let rt = &self.conn.cx.rt;
         self.info.stamps.connected = Some(rt.now());
         self.info.attempts = 1;
-        self.info.upstream = Some(UpstreamInfo {
-            address: conn.host.shared.address.clone(),
-            local: None,
-            connection_id: conn.id,
-        });
-        if self.needs_local_address()
-            && let Some(info) = &mut self.info.upstream
-        {
-            info.local = conn.socket.local_addr();
+        if let Some(info) = &mut self.info.upstream {
+            info.connection_id = conn.id;
         }
-        if self.upgrade {
-            self.request_framing = Framing::UntilClose;
+        if self.request_framing == Framing::None
+            && !BODILESS.contains(&self.request.method())
+            && !self.request.fields.contains(H::ContentLength)
+        {
+            self.request.fields.append(H::ContentLength, b"0");
         }
         let mut block = rt.block(self.request.fields.byte_size() + self.request.path().len() + 256);
         encode_request(&self.request, self.request_framing, self.upgrade, &mut block);
-        let mut head = Chunks::from(block.freeze());
-        head.append(std::mem::take(&mut self.to_up));
-        self.to_up = head;
+        let mut out = Chunks::from(block.freeze());
+        let early = std::mem::take(&mut self.to_up);
+        let mut late = Chunks::new();
+        if self.upgrade {
+            late = early;
+        } else {
+            out.append(early);
+        }
+        self.to_up = out;
         self.up = Some(Up {
             conn,
             cluster,
@@ -252,42 +322,41 @@ impl<'c> Stream<'c> {
         });
         // Body bytes that came with the head leave with it, in one send.
         if !self.request_done
+            && !self.upgrade
             && let std::task::Poll::Ready(Some(chunk)) = self.conn.poll_bytes()
         {
             self.on_down_bytes(chunk);
         }
         self.flush_up();
-    }
-
-    /// Asking the kernel for the local address costs a call, so only a log that shows it pays.
-    fn needs_local_address(&self) -> bool {
-        false
+        // What follows an upgrade waits until the upstream agrees.
+        self.to_up.append(late);
+        if self.request_done {
+            self.begin_try();
+        }
     }
 
     /// No connection could be had: Envoy's answer, flags and details.
     //= envoy: observed on 1.40.0
     pub(super) fn pool_failed(&mut self, cluster: &Rc<ClusterTwin>, host: &Rc<Host>, error: PoolError) {
-        const FRONT: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
         let (reason, flag) = match error {
-            PoolError::Overflow => ("overflow", Flags::UPSTREAM_OVERFLOW),
+            PoolError::PendingOverflow | PoolError::RequestOverflow => ("overflow", Flags::UPSTREAM_OVERFLOW),
             PoolError::ConnectFailed(_) => ("remote connection failure", Flags::UPSTREAM_CONNECTION_FAILURE),
             PoolError::ConnectTimeout => ("connection timeout", Flags::UPSTREAM_CONNECTION_FAILURE),
         };
-        if error != PoolError::Overflow {
+        if error == PoolError::PendingOverflow {
+            self.info.upstream = None;
+        } else {
             crate::upstream::cluster::bump(&host.shared.stats.rq_error);
-            crate::upstream::cluster::bump(&host.shared.stats.rq_total);
-            cluster.stats.inc(ClusterStat::UpstreamRqTotal);
-            self.info.upstream =
-                Some(UpstreamInfo { address: host.shared.address.clone(), local: None, connection_id: 0 });
-            self.info.attempts = 1;
+        }
+        self.info.attempts = 1;
+        if let PoolError::ConnectFailed(cause) = error {
+            let when = if fails_at_once(&host.shared.address, cause) { "immediate" } else { "delayed" };
+            self.info.failure = Some(Cow::Owned(format!("{when} connect error: {cause}").replace(' ', "_")));
         }
         cluster.stats.code(503, self.origin.internal);
         self.info.flags.add(flag);
-        let details = format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_"));
-        let mut reply = Reply::text(503, format!("{FRONT}{reason}").as_bytes(), "");
-        reply.details = Cow::Owned(details);
-        reply.overloaded = error == PoolError::Overflow;
-        self.reply(reply);
+        let overloaded = flag == Flags::UPSTREAM_OVERFLOW;
+        self.reset_before_response(503, reason, overloaded);
     }
 
     /// `Expect: 100-continue` is answered at once. //= rfc9110#10.1.1
@@ -300,3 +369,19 @@ impl<'c> Stream<'c> {
         }
     }
 }
+
+/// Whether the kernel refuses such a connection before it has asked the peer: the log tells the two apart.
+fn fails_at_once(to: &SocketAddress, error: NetError) -> bool {
+    let asked =
+        matches!(error, NetError::Refused | NetError::TimedOut | NetError::Reset | NetError::Unreachable);
+    !asked || matches!(to, SocketAddress::Unix(_))
+}
+
+/// Methods whose requests need not say that they have no body. //= envoy: requestShouldHaveNoBody
+const BODILESS: [&[u8]; 5] = [b"GET", b"HEAD", b"DELETE", b"TRACE", b"CONNECT"];
+
+const ASKED_TIMEOUTS: IdSet = IdSet::of(&[
+    H::XEnvoyUpstreamRqTimeoutMs,
+    H::XEnvoyUpstreamRqPerTryTimeoutMs,
+    H::XEnvoyUpstreamRqTimeoutAltResponse,
+]);

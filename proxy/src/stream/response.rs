@@ -9,13 +9,13 @@ use crate::access_log::format::LogCx;
 use crate::http::edge::{self, ServerHeader, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
-use crate::http::h1::head::{self, DecodedResponse, HeadError, HeadLimits, RequestKind};
+use crate::http::h1::head::{self, DecodedResponse, HeadLimits, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Version};
 use crate::limits;
 use crate::observe::flags::Flags;
-use crate::stats::names::{Cluster as ClusterStat, Http, ListenerHttp};
+use crate::stats::names::{Cluster as ClusterStat, ClusterHist, Http, ListenerHttp};
 use crate::upstream::cluster::bump;
 use crate::upstream::pool;
 
@@ -88,7 +88,7 @@ impl Stream<'_> {
         // Interim responses may stand before the final one.
         loop {
             match head::find_head_end(&mut up.scan, &bytes, &bounds) {
-                Err(error) => return self.bad_response(error),
+                Err(_) => return self.bad_response(),
                 Ok(None) => {
                     let mut block = BlockMut::with_capacity(bytes.len() * 2, self.conn.cx.rt.budget());
                     block.extend_from_slice(&bytes);
@@ -100,7 +100,7 @@ impl Stream<'_> {
                     up.scan = head::HeadScan::default();
                     let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
                     match head::decode_response(block, kind, &bounds) {
-                        Err(error) => return self.bad_response(error),
+                        Err(_) => return self.bad_response(),
                         Ok(response) if response.head.status == 101 => {
                             return self.switch_protocols(response, bytes);
                         }
@@ -127,6 +127,7 @@ impl Stream<'_> {
         {
             up.conn.socket.set_recv_class(RecvClass::Large);
         }
+        self.try_deadline = selvedge_runtime::Instant::FAR;
         let mut head = response.head;
         head.fields.join_repeated(JOINED_IN_RESPONSE);
         hop_by_hop::strip_response(&mut head.fields, false);
@@ -146,7 +147,9 @@ impl Stream<'_> {
     }
 
     fn add_service_time(&mut self, head: &mut ResponseHead) {
-        if self.conn.twin.hcm.router.suppress_envoy_headers {
+        // envoy: only after the whole request
+        let whole = self.request_done && self.to_up.is_empty();
+        if self.conn.twin.hcm.router.suppress_envoy_headers || !whole {
             return;
         }
         let stamps = &self.info.stamps;
@@ -204,6 +207,9 @@ impl Stream<'_> {
         encode_response(&head, framing, &mut block);
         self.to_down.push(block.freeze());
         self.count_response(&head);
+        if !self.request_done {
+            self.conn.twin.http.inc(Http::DownstreamRqResponseBeforeRqComplete);
+        }
         self.info.stamps.first_out = Some(self.conn.cx.rt.now());
         self.info.status = Some(head.status);
         self.info.response_header_bytes = head.byte_size() as u64;
@@ -235,11 +241,15 @@ impl Stream<'_> {
     /// Tells the client where the body ends; the answer is the framing that the head names.
     //= envoy: StreamEncoderImpl::encodeHeadersBase
     fn frame_response(&mut self, head: &mut ResponseHead, old: bool) -> Framing {
-        let bodiless = head.status < 200 || head.status == 204 || head.status == 304;
         if old && self.down_framing == Framing::Chunked {
             self.down_framing = Framing::UntilClose;
         }
-        if self.down_framing == Framing::None && !bodiless && !head.fields.contains(H::ContentLength) {
+        if head.status < 200 || head.status == 204 {
+            head.fields.remove(H::ContentLength);
+        } else if self.down_framing == Framing::None
+            && head.status != 304
+            && !head.fields.contains(H::ContentLength)
+        {
             // A response to HEAD has no body to frame, and says how one would be.
             if self.request.is_method(b"HEAD") {
                 return if old { Framing::UntilClose } else { Framing::Chunked };
@@ -288,7 +298,7 @@ impl Stream<'_> {
                     if let Some(up) = &self.up {
                         up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
                     }
-                    return Err(self.cut_upstream("upstream_reset_after_response_started{protocol_error}"));
+                    return Err(self.cut_upstream(PROTOCOL_ERROR_LATE));
                 }
             }
         }
@@ -297,18 +307,29 @@ impl Stream<'_> {
     /// The whole response is here: the connection goes back when nothing speaks against it.
     fn response_ended(&mut self, rest: &Chunk) {
         self.response_done = true;
-        self.info.stamps.upstream_last = Some(self.conn.cx.rt.now());
+        let now = self.conn.cx.rt.now();
+        self.info.stamps.upstream_last = Some(now);
         let Some(up) = self.up.take() else { return };
+        let from = self.info.stamps.upstream_sent.unwrap_or(now);
+        let took = now.millis_since(from);
+        up.cluster.stats.record(ClusterHist::UpstreamRqTime, took);
+        let by_side = if self.origin.internal {
+            ClusterHist::InternalUpstreamRqTime
+        } else {
+            ClusterHist::ExternalUpstreamRqTime
+        };
+        up.cluster.stats.record(by_side, took);
         let idle = !up.busy || up.conn.socket.poll_sent().is_ready();
-        let clean = self.request_done && self.to_up.is_empty() && idle && up.keep_alive && rest.is_empty();
-        if clean {
-            pool::give(up.conn);
-        } else if !up.keep_alive {
-            up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
-        }
-        if !self.request_done {
-            self.conn.twin.http.inc(Http::DownstreamRqResponseBeforeRqComplete);
-            self.fate = Fate::CloseDelayed;
+        if self.request_done && self.to_up.is_empty() && idle {
+            let until_close = up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection);
+            if !up.keep_alive {
+                up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+            }
+            if up.keep_alive && !until_close && rest.is_empty() {
+                pool::give(up.conn);
+            } else {
+                up.conn.retire();
+            }
         }
     }
 
@@ -316,13 +337,8 @@ impl Stream<'_> {
     pub(super) fn on_up_end(&mut self, error: Option<NetError>) -> Result<(), Cut> {
         let Some(up) = &self.up else { return Ok(()) };
         up.conn.ended_by_peer();
-        if self.tunnel {
-            self.response_done = true;
-            self.fate = Fate::Close;
-            self.drop_upstream(true);
-            return Ok(());
-        }
-        if error.is_none() && up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection) {
+        if error.is_none() && !self.tunnel && up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection)
+        {
             if self.down_framing == Framing::Chunked {
                 let budget = self.conn.cx.rt.budget().clone();
                 last_chunk(None, &mut self.to_down, &budget);
@@ -331,43 +347,56 @@ impl Stream<'_> {
             self.flush_down();
             return Ok(());
         }
-        self.info.flags.add(Flags::UPSTREAM_CONNECTION_TERMINATION);
-        bump(&up.conn.host.shared.stats.rq_error);
-        if self.response.is_some() {
-            return Err(self.cut_upstream("upstream_reset_after_response_started{connection_termination}"));
+        //= envoy: in the middle of a message the end is a protocol error
+        if up.partial.is_some() {
+            return self.bad_response();
         }
+        if self.response.is_some() && !self.tunnel {
+            self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
+            up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
+            return Err(self.cut_upstream(PROTOCOL_ERROR_LATE));
+        }
+        self.info.flags.add(Flags::UPSTREAM_CONNECTION_TERMINATION);
+        if self.tunnel {
+            return Err(self.cut_upstream(TERMINATION_LATE));
+        }
+        bump(&up.conn.host.shared.stats.rq_error);
         up.cluster.stats.code(503, self.origin.internal);
-        self.drop_upstream(true);
-        self.reset_before_response(503, "connection termination");
+        self.drop_upstream();
+        self.reset_before_response(503, "connection termination", false);
         Ok(())
     }
 
     /// The response has begun and cannot be finished: what the client gets is visibly broken.
     fn cut_upstream(&mut self, details: &'static str) -> Cut {
-        self.conn.twin.http.inc(Http::RqResetAfterDownstreamResponseStarted);
-        self.drop_upstream(false);
-        self.fate = Fate::Close;
+        self.drop_upstream();
         Cut::Upstream(details)
     }
 
-    fn bad_response(&mut self, error: HeadError) -> Result<(), Cut> {
+    fn bad_response(&mut self) -> Result<(), Cut> {
         self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
         if let Some(up) = &self.up {
             up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
             up.cluster.stats.code(502, self.origin.internal);
             bump(&up.conn.host.shared.stats.rq_error);
         }
-        self.drop_upstream(false);
-        self.info.failure = Some(Cow::Owned(format!("{error:?}")));
-        self.reset_before_response(502, "protocol error");
+        self.drop_upstream();
+        self.reset_before_response(502, "protocol error", false);
         Ok(())
     }
 
-    fn reset_before_response(&mut self, status: u16, reason: &str) {
+    /// The reply where no response has begun. `reason`: in Envoy's words.
+    pub(super) fn reset_before_response(&mut self, status: u16, reason: &str, overloaded: bool) {
         const FRONT: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
+        let mut details = format!("upstream_reset_before_response_started{{{}", reason.replace(' ', "_"));
+        if let Some(failure) = &self.info.failure {
+            details.push('|');
+            details.push_str(failure);
+        }
+        details.push('}');
         let mut reply = Reply::text(status, format!("{FRONT}{reason}").as_bytes(), "");
-        reply.details =
-            Cow::Owned(format!("upstream_reset_before_response_started{{{}}}", reason.replace(' ', "_")));
+        reply.details = Cow::Owned(details);
+        reply.overloaded = overloaded;
         self.reply(reply);
         self.flush_down();
     }
@@ -378,11 +407,7 @@ impl Stream<'_> {
         up.cluster.stats.code(101, self.origin.internal);
         up.body = Some(BodyDecoder::new(Framing::UntilClose));
         self.tunnel = true;
-        self.info.upgraded = true;
-        self.conn.twin.http.inc(Http::DownstreamCxUpgradesTotal);
-        self.conn.twin.http.inc(Http::DownstreamCxUpgradesActive);
-        self.route_deadline = selvedge_runtime::Instant::FAR;
-        self.request_deadline = selvedge_runtime::Instant::FAR;
+        self.disarm();
         let mut head = response.head;
         head.fields.join_repeated(JOINED_IN_RESPONSE);
         hop_by_hop::strip_response(&mut head.fields, true);
@@ -394,6 +419,10 @@ impl Stream<'_> {
         self.info.bytes_sent += rest.len() as u64;
         self.to_down.push(rest);
         self.flush_down();
+        self.flush_up();
         Ok(())
     }
 }
+
+const PROTOCOL_ERROR_LATE: &str = "upstream_reset_after_response_started{protocol_error}";
+const TERMINATION_LATE: &str = "upstream_reset_after_response_started{connection_termination}";

@@ -18,8 +18,9 @@ use crate::stats::names::{Cluster as Stat, ClusterHist};
 /// Why no connection could be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PoolError {
-    /// A breaker: too many requests wait or run.
-    Overflow,
+    /// Breakers: too many requests wait, or run.
+    PendingOverflow,
+    RequestOverflow,
     ConnectFailed(NetError),
     ConnectTimeout,
 }
@@ -65,6 +66,11 @@ impl UpstreamConn {
     /// Whether another request has used it before: its peer may have closed it unseen.
     pub fn reused(&self) -> bool {
         self.requests > 1
+    }
+
+    /// Its last request has ended well: it closes at rest.
+    pub fn retire(self) {
+        self.in_use.set(false);
     }
 
     /// The peer ended it: what follows is its doing.
@@ -122,6 +128,20 @@ pub fn try_take(host: &Rc<Host>) -> Option<UpstreamConn> {
     }
 }
 
+/// Lets a request use its connection, unless too many run.
+//= envoy: counted when a request meets its connection, which then stays idle
+pub fn admit(mut conn: UpstreamConn, priority: usize) -> Result<UpstreamConn, PoolError> {
+    let cluster = &conn.cluster;
+    let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
+    if breaker.allows(bounds, Limit::Requests) {
+        return Ok(conn);
+    }
+    cluster.stats.inc(Stat::UpstreamRqActiveOverflow);
+    conn.requests -= 1;
+    give(conn);
+    Err(PoolError::RequestOverflow)
+}
+
 /// A connection for one request: an idle one, else one that comes back or is made.
 pub async fn take(
     rt: &Rt,
@@ -135,7 +155,7 @@ pub async fn take(
     let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
     if !breaker.allows(bounds, Limit::Pending) {
         cluster.stats.inc(Stat::UpstreamRqPendingOverflow);
-        return Err(PoolError::Overflow);
+        return Err(PoolError::PendingOverflow);
     }
     let pending = Pending::new(cluster, host, priority);
     let connections = &cluster.shared.breakers[0];

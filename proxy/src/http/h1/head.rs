@@ -260,8 +260,7 @@ pub fn decode_response(
     }
     let marks = Marks::of(&fields);
     let framing = response_framing(status, request, &marks, &fields, limits)?;
-    let reusable = if version == Version::H11 { !marks.close } else { marks.keep_alive };
-    let keep_alive = reusable && framing != Framing::UntilClose;
+    let keep_alive = if version == Version::H11 { !marks.close } else { marks.keep_alive };
     Ok(DecodedResponse { head: ResponseHead { version, status, fields }, framing, keep_alive })
 }
 
@@ -289,6 +288,8 @@ impl Marks {
                         marks.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                     }
                 }
+                //= envoy: shouldCloseConnection
+                HeaderId::ProxyConnection => marks.close |= value.trim_ascii().eq_ignore_ascii_case(b"close"),
                 HeaderId::Upgrade => names_upgrade = true,
                 HeaderId::ContentLength => marks.lengths += 1,
                 HeaderId::TransferEncoding => marks.codings += 1,
@@ -569,7 +570,7 @@ mod tests {
             framing("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", get),
             Ok((Framing::Length(5), true))
         );
-        assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n", get), Ok((Framing::UntilClose, false)));
+        assert_eq!(framing("HTTP/1.1 200 OK\r\n\r\n", get), Ok((Framing::UntilClose, true)));
         assert_eq!(framing("HTTP/1.1 204\r\n\r\n", get), Ok((Framing::None, true)));
         assert_eq!(framing("HTTP/1.0 200 OK\r\ncontent-length: 0\r\n\r\n", get), Ok((Framing::None, false)));
         let head = RequestKind { head: true, upgrade: false };

@@ -1,19 +1,20 @@
 //! The bake-off: interleaved rounds of all contenders over all scenarios, resumable cell by cell.
 //!
-//! A cell is (round, scenario, contender): the contender is started anew, checked byte by byte, warmed up, measured
-//! and stopped. Its result is written before the next begins, so that a run that was cut short goes on with `--resume`.
+//! A cell is (round, scenario, contender). Its result is written before the next begins, so that a run that was cut
+//! short goes on with `--resume`. A contender that is absent, fails or dies is reported and ends its cell alone.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use hdrhistogram::serialization::{Serializer, V2Serializer};
 use serde_json::{Value, json};
 
+use crate::cell::cell;
 use crate::clock;
-use crate::contender::{self, Contender, Programs, Running, Wiring};
-use crate::load::{Engine, Pace};
-use crate::proc;
+use crate::contender::{self, Contender, Programs};
+use crate::load::Engine;
 use crate::report;
 use crate::scenario::{self, Rate, Scenario};
 
@@ -33,7 +34,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<(), String> {
     let limit = clock::raise_descriptor_limit();
-    let (mut programs, mut gaps) = prepare(options);
+    let (programs, mut gaps) = prepare(options);
     clock::pin(clock::LOAD_CORE)
         .map_err(|e| format!("cannot pin to core {}: {e}; two cores are needed", clock::LOAD_CORE))?;
     if limit < 16_000 {
@@ -44,17 +45,18 @@ pub fn run(options: &Options) -> Result<(), String> {
         let _ = fs::remove_dir_all(&cells);
     }
     fs::create_dir_all(&cells).map_err(|e| format!("{}: {e}", cells.display()))?;
+    same_settings(options, &programs, &mut gaps)?;
     let mut engine = Engine::new().map_err(|e| format!("upstream: {e}"))?;
     let plan = plan(options, &programs, &mut gaps);
     for gap in &gaps {
         say(&format!("!!! {gap}"));
     }
-    let half = half_of_envoy(options, &mut programs, &mut engine, &plan)?;
+    let half = half_of_envoy(options, &programs, &mut engine, &plan)?;
     let start = clock::now();
     let mut ran = 0u64;
     for (done, &(round, scenario, who)) in plan.iter().enumerate() {
         let file = cells.join(format!("r{round}.{}.{}.json", scenario.name, who.name()));
-        if file.exists() {
+        if is_done(&file) {
             continue;
         }
         let outcome = cell(options, &programs, &mut engine, scenario, who, half);
@@ -62,7 +64,7 @@ pub fn run(options: &Options) -> Result<(), String> {
             Ok((value, histogram)) => {
                 let mut bytes = Vec::new();
                 if V2Serializer::new().serialize(&histogram, &mut bytes).is_ok() && !histogram.is_empty() {
-                    let _ = fs::write(file.with_extension("hdr"), bytes);
+                    save(&file.with_extension("hdr"), &bytes)?;
                 }
                 value
             }
@@ -74,7 +76,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         value["round"] = json!(round);
         value["scenario"] = json!(scenario.name);
         value["contender"] = json!(who.name());
-        fs::write(&file, format!("{value:#}\n")).map_err(|e| format!("{}: {e}", file.display()))?;
+        save(&file, format!("{value:#}\n").as_bytes())?;
         ran += 1;
         let left = (clock::now() - start) / ran * (plan.len() - done - 1) as u64 / 1_000_000_000;
         say(&format!(
@@ -90,6 +92,42 @@ pub fn run(options: &Options) -> Result<(), String> {
     }
     let versions = versions(&programs);
     report::write(&options.out, &versions, &gaps, half)
+}
+
+/// Writes beside and renames, so that an interrupted run leaves no half of a file.
+fn save(file: &Path, bytes: &[u8]) -> Result<(), String> {
+    let beside = file.with_extension("new");
+    fs::write(&beside, bytes)
+        .and_then(|()| fs::rename(&beside, file))
+        .map_err(|e| format!("{}: {e}", file.display()))
+}
+
+/// A cell that was measured; one that failed is tried again.
+fn is_done(file: &Path) -> bool {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    serde_json::from_str::<Value>(&text).is_ok_and(|v| v["failed"].is_null())
+}
+
+/// Cells of one directory are measured alike: `--resume` refuses other windows, and tells of another proxy.
+fn same_settings(options: &Options, programs: &Programs, gaps: &mut Vec<String>) -> Result<(), String> {
+    let file = options.out.join("settings.json");
+    let built = programs.selvedge.as_ref().and_then(|p| fs::metadata(p).ok());
+    let built = built.map(|m| m.len().wrapping_mul(31).wrapping_add(m.mtime().unsigned_abs()));
+    let windows = json!([options.warm_ns, options.window_ns]);
+    let old = fs::read_to_string(&file).ok().and_then(|t| serde_json::from_str::<Value>(&t).ok());
+    if let (true, Some(old)) = (options.resume, old) {
+        if old["windows"] != windows {
+            return Err(format!(
+                "{} was measured with other windows: give the same --seconds and --quick, or start anew",
+                options.out.display()
+            ));
+        }
+        if built.is_some() && old["proxy"] != json!(built) {
+            gaps.push("THE PROXY IS ANOTHER ONE than when this run began: its cells are mixed".to_owned());
+        }
+        return Ok(());
+    }
+    save(&file, json!({ "windows": windows, "proxy": built }).to_string().as_bytes())
 }
 
 #[expect(clippy::print_stdout, reason = "a command-line program")]
@@ -162,7 +200,11 @@ fn plan(options: &Options, programs: &Programs, gaps: &mut Vec<String>) -> Vec<(
     let mut plan = Vec::new();
     for round in 1..=options.rounds {
         for &scenario in &options.scenarios {
-            plan.extend(here.iter().filter(|&&who| scenario.suits(who)).map(|&who| (round, scenario, who)));
+            let mut field: Vec<Contender> = here.iter().copied().filter(|&who| scenario.suits(who)).collect();
+            // Nobody always comes first, or always after the same one's heat.
+            let first = (round - 1) % field.len().max(1);
+            field.rotate_left(first);
+            plan.extend(field.into_iter().map(|who| (round, scenario, who)));
         }
     }
     plan
@@ -178,7 +220,7 @@ fn versions(programs: &Programs) -> Vec<(String, String)> {
 /// The rate of the `HalfOfEnvoy` scenarios: measured once an output directory.
 fn half_of_envoy(
     options: &Options,
-    programs: &mut Programs,
+    programs: &Programs,
     engine: &mut Engine,
     plan: &[(usize, Scenario, Contender)],
 ) -> Result<Option<f64>, String> {
@@ -196,123 +238,16 @@ fn half_of_envoy(
         say("!!! without Envoy its saturated rate is unknown: `open-half` is not run");
         return Ok(None);
     }
-    let tiny = scenario::ALL[0];
-    let (value, _) = cell(options, programs, engine, tiny, Contender::Envoy, None)?;
-    let rate = (value["per_second"].as_f64().unwrap_or(0.0) / 2.0).round();
-    say(&format!("half of Envoy's saturated rate: {rate} requests/s"));
-    fs::write(&file, json!({ "per_second": rate }).to_string())
-        .map_err(|e| format!("{}: {e}", file.display()))?;
-    Ok(Some(rate))
-}
-
-type Cell = (Value, hdrhistogram::Histogram<u64>);
-
-fn cell(
-    options: &Options,
-    programs: &Programs,
-    engine: &mut Engine,
-    scenario: Scenario,
-    who: Contender,
-    half: Option<f64>,
-) -> Result<Cell, String> {
-    let pace = match scenario.rate {
-        Rate::Saturate | Rate::Idle => Pace::Closed,
-        Rate::PerSecond(per_second) => Pace::Open { per_second },
-        Rate::HalfOfEnvoy => Pace::Open { per_second: half.ok_or("Envoy's rate is unknown")? },
-    };
-    let dir = options.out.join(format!("run-{}", who.name()));
-    let wiring = Wiring { upstream: engine.upstream_at(), routes: scenario.routes, dir: &dir };
-    let mut running = Running::start(who, programs, wiring)?;
-    let at_start = proc::memory(&running.pids);
-    engine.prepare(running.at, scenario.exchange());
-    engine.verify(1, 3).map_err(|e| format!("wrong answer: {e}"))?;
-    let some = scenario.connections.min(16);
-    engine.verify(some, 4 * some as u64).map_err(|e| format!("wrong answer with {some} connections: {e}"))?;
-    let mut value = if scenario.rate == Rate::Idle {
-        let value = idle(engine, &running, scenario.connections)?;
-        engine.close_clients();
-        (value, hdrhistogram::Histogram::new(3).map_err(|e| e.to_string())?)
-    } else {
-        load(options, engine, &running, scenario, pace)?
-    };
-    running.check()?;
-    value.0["rss_at_start_bytes"] = json!(at_start.rss);
-    value.0["private_dirty_at_start_bytes"] = json!(at_start.private_dirty);
-    Ok(value)
-}
-
-fn load(
-    options: &Options,
-    engine: &mut Engine,
-    running: &Running,
-    scenario: Scenario,
-    pace: Pace,
-) -> Result<Cell, String> {
-    let mut times = [proc::RunTime::default(); 2];
-    let warm_ns = if scenario.connections >= 1000 { options.warm_ns * 2 } else { options.warm_ns };
-    let tally = engine.measure(scenario.connections, pace, warm_ns, options.window_ns, |end| {
-        times[usize::from(end)] = proc::run_time(&running.pids);
-    })?;
-    let cpu_ns = times[1].ns.saturating_sub(times[0].ns);
-    let ticks_ns = times[1].ticks.saturating_sub(times[0].ticks) * 10_000_000;
-    let seconds = tally.window_ns as f64 / 1e9;
-    let mut value = json!({
-        "completed": tally.completed,
-        "errors": tally.errors,
-        "seconds": seconds,
-        "per_second": tally.completed as f64 / seconds,
-        "cpu_ns": cpu_ns,
-        "cpu_us_per_request": cpu_ns as f64 / 1e3 / tally.completed as f64,
-        "core_share": cpu_ns as f64 / tally.window_ns as f64,
-        "samples": tally.latency.len(),
-    });
-    if ticks_ns > cpu_ns + 50_000_000 {
-        value["note"] = json!("threads that ended in the window are not counted");
-    }
-    if let Some(error) = tally.first_error {
-        value["first_error"] = json!(error);
-    }
-    if scenario.body_bytes() > 0 {
-        let gigabytes = scenario.body_bytes() as f64 * tally.completed as f64 / 1e9;
-        value["cpu_s_per_gb"] = json!(cpu_ns as f64 / 1e9 / gigabytes);
-        value["gb_per_second"] = json!(gigabytes / seconds);
-    }
-    for (name, quantile) in report::QUANTILES {
-        if report::enough(tally.latency.len(), quantile) {
-            value[format!("{name}_us")] = json!(tally.latency.value_at_quantile(quantile) as f64 / 1e3);
+    say("measuring Envoy's saturated rate");
+    let rate = match cell(options, programs, engine, scenario::ALL[0], Contender::Envoy, None) {
+        Ok((value, _)) => (value["per_second"].as_f64().unwrap_or(0.0) / 2.0).round(),
+        Err(why) => {
+            engine.close_clients();
+            say(&format!("!!! Envoy's saturated rate is unknown, `open-half` fails: {why}"));
+            return Ok(None);
         }
-    }
-    if tally.errors * 100 > tally.completed {
-        return Err(format!(
-            "{} errors in {} answers: {}",
-            tally.errors, tally.completed, value["first_error"]
-        ));
-    }
-    Ok((value, tally.latency))
-}
-
-/// Growth of memory a connection: opened and never used, then after one request each.
-fn idle(engine: &mut Engine, running: &Running, connections: usize) -> Result<Value, String> {
-    const SETTLE_NS: u64 = 500_000_000;
-    engine.idle_for(SETTLE_NS);
-    let before = proc::memory(&running.pids);
-    engine.open_idle(connections)?;
-    engine.idle_for(SETTLE_NS);
-    let unused = proc::memory(&running.pids);
-    engine.once_each(32)?;
-    engine.idle_for(SETTLE_NS);
-    let used = proc::memory(&running.pids);
-    let each = |from: u64, to: u64| json!((to as f64 - from as f64) / connections as f64);
-    Ok(json!({
-        "connections": connections,
-        "rss_before_bytes": before.rss,
-        "rss_unused_bytes": unused.rss,
-        "rss_used_bytes": used.rss,
-        "unused_bytes_per_connection": each(before.rss, unused.rss),
-        "used_bytes_per_connection": each(before.rss, used.rss),
-        "unused_pss_per_connection": each(before.pss, unused.pss),
-        "used_pss_per_connection": each(before.pss, used.pss),
-        "unused_private_dirty_per_connection": each(before.private_dirty, unused.private_dirty),
-        "used_private_dirty_per_connection": each(before.private_dirty, used.private_dirty),
-    }))
+    };
+    say(&format!("half of Envoy's saturated rate: {rate} requests/s"));
+    save(&file, json!({ "per_second": rate }).to_string().as_bytes())?;
+    Ok(Some(rate))
 }

@@ -139,24 +139,38 @@ impl Running {
     /// Starts the contender on its core and waits until its port accepts.
     pub fn start(who: Contender, programs: &Programs, wiring: Wiring<'_>) -> Result<Running, String> {
         if who == Contender::Direct {
-            return Ok(Running {
-                child: None,
-                pids: Vec::new(),
-                at: wiring.upstream,
-                dir: wiring.dir.to_owned(),
-            });
+            let dir = wiring.dir.to_owned();
+            return Ok(Running { child: None, pids: Vec::new(), at: wiring.upstream, dir });
         }
         let program = programs.of(who).ok_or("not installed")?;
         fs::create_dir_all(wiring.dir).map_err(|e| format!("{}: {e}", wiring.dir.display()))?;
         let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port().map_err(|e| e.to_string())?);
-        let mut command = command(who, program, wiring, at)?;
-        let dir = wiring.dir;
+        Running::spawn(command(who, program, wiring, at)?, at, wiring.dir)
+    }
+
+    /// Starts Selvedge or Envoy with an example configuration, on ports of our own, and lets it settle.
+    pub fn start_example(who: Contender, programs: &Programs, wiring: Wiring<'_>) -> Result<Running, String> {
+        let program = programs.of(who).ok_or("not installed")?;
+        fs::create_dir_all(wiring.dir).map_err(|e| format!("{}: {e}", wiring.dir.display()))?;
+        let at = SocketAddrV4::new(Ipv4Addr::LOCALHOST, free_port().map_err(|e| e.to_string())?);
+        let (name, text) = example()?;
+        let file = wiring.dir.join(name);
+        fs::write(&file, on_our_ports(&text, at.port())?).map_err(|e| format!("{}: {e}", file.display()))?;
+        let mut command = Command::new(program);
+        command.arg("-c").arg(file).args(flags(who));
+        let running = Running::spawn(command, at, wiring.dir)?;
+        clock::pause(Duration::from_secs(1));
+        Ok(running)
+    }
+
+    fn spawn(command: Command, at: SocketAddrV4, dir: &Path) -> Result<Running, String> {
+        let mut command = with_our_life(command);
         let open = |name: &str| File::create(dir.join(name)).map_err(|e| format!("{name}: {e}"));
         command.stdin(Stdio::null()).stdout(open("stdout")?).stderr(open("stderr")?);
         clock::pin(clock::PROXY_CORE).map_err(|e| format!("pinning: {e}"))?;
         let child = command.spawn();
         clock::pin(clock::LOAD_CORE).map_err(|e| format!("pinning: {e}"))?;
-        let child = child.map_err(|e| format!("{}: {e}", program.display()))?;
+        let child = child.map_err(|e| format!("{}: {e}", command.get_program().display()))?;
         let mut running = Running { pids: vec![child.id()], child: Some(child), at, dir: dir.to_owned() };
         running.wait_until_open()?;
         running.pids = proc::tree(running.pids[0]);
@@ -213,6 +227,56 @@ impl Drop for Running {
     }
 }
 
+/// Ends with this process, whatever ends it, where the system has a program for that.
+fn with_our_life(command: Command) -> Command {
+    let Some(setpriv) = find("setpriv") else { return command };
+    let mut wrapped = Command::new(setpriv);
+    wrapped.args(["--pdeathsig", "TERM"]).arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
+/// The example that memory at start is measured with.
+fn example() -> Result<(&'static str, String), String> {
+    let dir = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../examples"));
+    ["front_proxy.yaml", "demo.yaml"]
+        .into_iter()
+        .find_map(|name| Some((name, fs::read_to_string(dir.join(name)).ok()?)))
+        .ok_or(format!("no example in {}", dir.display()))
+}
+
+/// The example with free ports in place of its own; `first` in the first listener.
+fn on_our_ports(text: &str, first: u16) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let (mut in_listeners, mut given) = (false, false);
+    for line in text.lines() {
+        in_listeners |= line.trim_start().starts_with("listeners:");
+        match line.split_once("port_value:") {
+            Some((before, after)) => {
+                let rest = after.trim_start().trim_start_matches(|c: char| c.is_ascii_digit());
+                let port =
+                    if in_listeners && !given { first } else { free_port().map_err(|e| e.to_string())? };
+                given |= in_listeners;
+                out.push_str(&format!("{before}port_value: {port}{rest}\n"));
+            }
+            None => {
+                out.push_str(line);
+                out.push('\n');
+            }
+        }
+    }
+    if given { Ok(out) } else { Err("the example has no listener with a port".to_owned()) }
+}
+
+/// What Selvedge and Envoy are told besides their configuration.
+fn flags(who: Contender) -> &'static [&'static str] {
+    match who {
+        Contender::SelvedgeUring => &["--concurrency", "1", "--driver", "uring", "-l", "warning"],
+        Contender::SelvedgeEpoll => &["--concurrency", "1", "--driver", "epoll", "-l", "warning"],
+        Contender::Envoy => &["--concurrency", "1", "--disable-hot-restart", "-l", "error"],
+        _ => &[],
+    }
+}
+
 fn command(who: Contender, program: &Path, wiring: Wiring<'_>, at: SocketAddrV4) -> Result<Command, String> {
     let mut command = Command::new(program);
     let config = |template: &str, name: &str| -> Result<PathBuf, String> {
@@ -223,14 +287,8 @@ fn command(who: Contender, program: &Path, wiring: Wiring<'_>, at: SocketAddrV4)
     };
     match who {
         Contender::Direct => {}
-        Contender::SelvedgeUring | Contender::SelvedgeEpoll => {
-            let driver = if who == Contender::SelvedgeUring { "uring" } else { "epoll" };
-            command.arg("-c").arg(config(ENVOY, "proxy.yaml")?);
-            command.args(["--concurrency", "1", "--driver", driver, "-l", "warning"]);
-        }
-        Contender::Envoy => {
-            command.arg("-c").arg(config(ENVOY, "proxy.yaml")?);
-            command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "error"]);
+        Contender::SelvedgeUring | Contender::SelvedgeEpoll | Contender::Envoy => {
+            command.arg("-c").arg(config(ENVOY, "proxy.yaml")?).args(flags(who));
         }
         Contender::Nginx => {
             command.arg("-p").arg(wiring.dir).arg("-c").arg(config(NGINX, "nginx.conf")?);
@@ -312,6 +370,17 @@ mod tests {
                 assert!(!text.contains("{{"), "{}: {text}", who.name());
             }
         }
+    }
+
+    #[test]
+    fn an_example_gets_our_ports() {
+        let text = "admin:\n  port_value: 9901 }\nlisteners:\n - { port_value: 0 }, x\nclusters:\n - port_value: 80\n";
+        let ours = on_our_ports(text, 1234).expect("a listener");
+        assert!(ours.contains("port_value: 1234 }, x\n"), "{ours}");
+        assert!(!ours.contains("9901") && !ours.contains(": 80\n"), "{ours}");
+        assert!(on_our_ports("admin:\n port_value: 1\n", 2).is_err());
+        let (_, example) = example().expect("an example");
+        assert!(on_our_ports(&example, 1234).expect("a listener").contains("port_value: 1234"));
     }
 
     #[test]

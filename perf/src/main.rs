@@ -4,13 +4,16 @@
 
 mod args;
 mod bakeoff;
+mod cell;
 mod clock;
 mod contender;
 mod instructions;
 mod load;
 mod plot;
 mod proc;
+mod promises;
 mod report;
+mod results;
 mod scenario;
 mod stages;
 

@@ -19,7 +19,8 @@ pub struct RunTime {
 pub struct Memory {
     pub rss: u64,
     pub pss: u64,
-    pub private_dirty: u64,
+    /// Heap, stacks and written copies: what belongs to no file.
+    pub anonymous: u64,
 }
 
 /// The process and all that descend from it.
@@ -65,7 +66,7 @@ pub fn memory(pids: &[u32]) -> Memory {
             match name {
                 "Rss:" => sum.rss += kib * 1024,
                 "Pss:" => sum.pss += kib * 1024,
-                "Private_Dirty:" => sum.private_dirty += kib * 1024,
+                "Anonymous:" => sum.anonymous += kib * 1024,
                 _ => {}
             }
         }

@@ -1,6 +1,9 @@
 //! The scenarios, as data. One list; a scenario is one entry.
 
-use crate::contender::{Contender, route_path};
+use crate::contender::Contender::{
+    self, Direct, Envoy, Glommio, Haproxy, HaproxyNoLog, Nginx, SelvedgeEpoll, SelvedgeUring,
+};
+use crate::contender::route_path;
 use crate::load::Exchange;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,7 +15,27 @@ pub enum Rate {
     HalfOfEnvoy,
     /// No load: so many connections that do nothing.
     Idle,
+    /// No load and no connection: the process with an example configuration, just started.
+    Start,
 }
+
+impl Rate {
+    pub fn is_open(self) -> bool {
+        matches!(self, Rate::PerSecond(_) | Rate::HalfOfEnvoy)
+    }
+}
+
+/// Who takes part: enough for every promise, and no more than fits into half an hour.
+const PROXIES: &[Contender] = &[SelvedgeUring, SelvedgeEpoll, Envoy, Nginx, Haproxy];
+/// The promise of CPU a request: HAProxy is given its better side, glommio and the bare generator give the scale.
+const EVERYONE: &[Contender] =
+    &[Direct, SelvedgeUring, SelvedgeEpoll, Envoy, Nginx, Haproxy, HaproxyNoLog, Glommio];
+/// Added latency is what is left without the generator's own.
+const AND_DIRECT: &[Contender] = &[Direct, SelvedgeUring, SelvedgeEpoll, Envoy, Nginx, Haproxy];
+/// The driver makes no difference to a route table.
+const ONE_DRIVER: &[Contender] = &[SelvedgeUring, Envoy, Nginx, Haproxy];
+/// They read the examples.
+const ENVOYS: &[Contender] = &[SelvedgeUring, SelvedgeEpoll, Envoy];
 
 #[derive(Debug, Clone, Copy)]
 pub struct Scenario {
@@ -28,6 +51,7 @@ pub struct Scenario {
     pub delay_ms: u64,
     pub new_connection: bool,
     pub quick: bool,
+    pub contenders: &'static [Contender],
 }
 
 const TINY: Scenario = Scenario {
@@ -43,14 +67,21 @@ const TINY: Scenario = Scenario {
     delay_ms: 0,
     new_connection: false,
     quick: false,
+    contenders: PROXIES,
 };
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
 pub const ALL: [Scenario; 18] = [
-    Scenario { quick: true, ..TINY },
-    Scenario { name: "tiny1", title: "keep-alive, 1 connection, 12-byte body", connections: 1, ..TINY },
+    Scenario { quick: true, contenders: EVERYONE, ..TINY },
+    Scenario {
+        name: "tiny1",
+        title: "keep-alive, 1 connection, 12-byte body",
+        connections: 1,
+        contenders: AND_DIRECT,
+        ..TINY
+    },
     Scenario {
         name: "tiny1000",
         title: "keep-alive, 1,000 connections, 12-byte body",
@@ -87,16 +118,10 @@ pub const ALL: [Scenario; 18] = [
         extra_headers: 20,
         ..TINY
     },
-    Scenario { name: "routes1k-first", title: "1,000 routes, the first hit", routes: 1000, ..TINY },
-    Scenario { name: "routes1k-last", title: "1,000 routes, the last hit", routes: 1000, hit: 999, ..TINY },
-    Scenario { name: "routes10k-first", title: "10,000 routes, the first hit", routes: 10_000, ..TINY },
-    Scenario {
-        name: "routes10k-last",
-        title: "10,000 routes, the last hit",
-        routes: 10_000,
-        hit: 9_999,
-        ..TINY
-    },
+    routes("routes1k-first", "1,000 routes, the first hit", 1000, 0),
+    routes("routes1k-last", "1,000 routes, the last hit", 1000, 999),
+    routes("routes10k-first", "10,000 routes, the first hit", 10_000, 0),
+    routes("routes10k-last", "10,000 routes, the last hit", 10_000, 9_999),
     Scenario {
         name: "slow",
         title: "upstream answers after 20 ms, 256 connections",
@@ -105,24 +130,19 @@ pub const ALL: [Scenario; 18] = [
         ..TINY
     },
     Scenario {
-        name: "open1k",
-        title: "open loop, 1,000 requests/s over 32 connections",
-        connections: 32,
-        rate: Rate::PerSecond(1000.0),
-        ..TINY
-    },
-    Scenario {
         name: "open5k",
         title: "open loop, 5,000 requests/s over 32 connections",
         connections: 32,
         rate: Rate::PerSecond(5000.0),
         quick: true,
+        contenders: AND_DIRECT,
         ..TINY
     },
     Scenario {
         name: "open-half",
         title: "open loop, half of Envoy's saturated rate over 64 connections",
         rate: Rate::HalfOfEnvoy,
+        contenders: AND_DIRECT,
         ..TINY
     },
     Scenario {
@@ -132,29 +152,41 @@ pub const ALL: [Scenario; 18] = [
         rate: Rate::Idle,
         ..TINY
     },
+    Scenario {
+        name: "start",
+        title: "just started with an example configuration",
+        connections: 0,
+        rate: Rate::Start,
+        contenders: ENVOYS,
+        ..TINY
+    },
 ];
+
+const fn routes(name: &'static str, title: &'static str, routes: usize, hit: usize) -> Scenario {
+    Scenario { name, title, routes, hit, contenders: ONE_DRIVER, ..TINY }
+}
 
 impl Scenario {
     pub fn from_name(name: &str) -> Option<Scenario> {
         ALL.into_iter().find(|s| s.name == name)
     }
 
-    /// Can this contender do what the scenario asks?
     pub fn suits(&self, who: Contender) -> bool {
-        match who {
-            // Shows the generator's own share: where latency is the measure, and once at full speed.
-            Contender::Direct => {
-                self.rate != Rate::Idle
-                    && (self.rate != Rate::Saturate || self.name == "tiny64" || self.name == "tiny1")
-            }
-            // It picks no route, and a connection of its own goes up with each one that comes in.
-            Contender::Glommio => self.routes == 0 && !self.new_connection && self.rate != Rate::Idle,
-            _ => true,
-        }
+        self.contenders.contains(&who)
     }
 
     pub fn body_bytes(&self) -> usize {
         if self.up_bytes + self.down_bytes >= 64 * KIB { self.up_bytes + self.down_bytes } else { 0 }
+    }
+
+    /// What a contender is judged by, its unit, and by what to divide it for printing.
+    pub fn measure(&self) -> (&'static str, &'static str, f64) {
+        match self.rate {
+            Rate::Idle => ("used_bytes_per_connection", "B/conn after a request", 1.0),
+            Rate::Start => ("rss_bytes", "RSS MB", 1e6),
+            _ if self.body_bytes() > 0 => ("cpu_s_per_gb", "CPU s/GB", 1.0),
+            _ => ("cpu_us_per_request", "CPU us/req", 1.0),
+        }
     }
 
     pub fn exchange(&self) -> Exchange {
@@ -215,5 +247,12 @@ mod tests {
             assert!(exchange.response[..head].ends_with(b"\r\n\r\n"), "{}", scenario.name);
         }
         assert_eq!(ALL.iter().filter(|s| s.quick).count(), 4);
+    }
+
+    #[test]
+    fn five_rounds_fit_into_half_an_hour() {
+        // About four seconds a cell with starting and stopping.
+        let cells: usize = ALL.iter().map(|s| s.contenders.len()).sum();
+        assert!(cells * 5 * 4 <= 30 * 60, "{cells} cells a round");
     }
 }

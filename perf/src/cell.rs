@@ -85,7 +85,9 @@ fn load(
     scenario: Scenario,
     pace: Pace,
 ) -> Result<Cell, String> {
+    let own = [std::process::id()];
     let mut times = [proc::RunTime::default(); 2];
+    let mut own_times = [proc::RunTime::default(); 2];
     let warm_ns = if scenario.connections >= 1000 { options.warm_ns * 2 } else { options.warm_ns };
     let window_ns = match pace {
         Pace::Closed => options.window_ns,
@@ -93,8 +95,10 @@ fn load(
     };
     let tally = engine.measure(scenario.connections, pace, warm_ns, window_ns, |end| {
         times[usize::from(end)] = proc::run_time(&running.pids);
+        own_times[usize::from(end)] = proc::run_time(&own);
     })?;
     let cpu_ns = times[1].ns.saturating_sub(times[0].ns);
+    let waited_ns = times[1].waited_ns.saturating_sub(times[0].waited_ns);
     let ticks_ns = times[1].ticks.saturating_sub(times[0].ticks) * 10_000_000;
     let seconds = tally.window_ns as f64 / 1e9;
     let mut value = json!({
@@ -105,6 +109,8 @@ fn load(
         "cpu_ns": cpu_ns,
         "cpu_us_per_request": cpu_ns as f64 / 1e3 / tally.completed as f64,
         "core_share": cpu_ns as f64 / tally.window_ns as f64,
+        "waited_share": waited_ns as f64 / tally.window_ns as f64,
+        "generator_share": (own_times[1].ns - own_times[0].ns) as f64 / tally.window_ns as f64,
         "samples": tally.latency.len(),
     });
     if ticks_ns > cpu_ns + 50_000_000 {

@@ -10,6 +10,8 @@ use std::fs;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RunTime {
     pub ns: u64,
+    /// Ready to run, while others had the core.
+    pub waited_ns: u64,
     /// User and system time in hundredths of a second, threads that have ended included.
     pub ticks: u64,
 }
@@ -42,7 +44,9 @@ pub fn run_time(pids: &[u32]) -> RunTime {
         let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for task in tasks.flatten() {
             let line = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            sum.ns += line.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+            let mut numbers = line.split_whitespace().map(|n| n.parse::<u64>().unwrap_or(0));
+            sum.ns += numbers.next().unwrap_or(0);
+            sum.waited_ns += numbers.next().unwrap_or(0);
         }
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         // After the name in brackets: state is field 3, user and system time are 14 and 15.

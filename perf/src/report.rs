@@ -80,6 +80,23 @@ pub fn aligned(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Whether others had the cores while we measured; then times are not to be trusted.
+fn quiet(results: &Results) -> Option<String> {
+    const SHARE: f64 = 0.05;
+    let loads: Vec<&Value> = results.cells.iter().filter(|c| c["generator_share"].is_f64()).collect();
+    let disturbed = |c: &&&Value| {
+        let get = |name: &str| c[name].as_f64().unwrap_or(0.0);
+        get("waited_share") > SHARE || get("generator_share") < 1.0 - SHARE
+    };
+    let count = loads.iter().filter(disturbed).count();
+    (count > 0).then(|| {
+        format!(
+            "!!! THE MACHINE WAS NOT QUIET in {count} of {} cells: another process took more than 5 % of a core\n\n",
+            loads.len()
+        )
+    })
+}
+
 /// Every scenario in one table: what Selvedge costs, and its ratio to each of the others.
 fn ratio_table(results: &Results) -> String {
     use Contender::{Envoy, Haproxy, Nginx, SelvedgeEpoll as Epoll, SelvedgeUring as Uring};
@@ -190,6 +207,7 @@ pub fn write(
     if rounds < 5 {
         text.push_str("Fewer than five rounds: a look, not a result.\n\n");
     }
+    text.push_str(&quiet(&results).unwrap_or_default());
     for (name, version) in versions {
         text.push_str(&format!("- {name}: {version}\n"));
     }
@@ -291,6 +309,15 @@ mod tests {
     fn a_percentile_needs_a_hundred_samples_beyond_it() {
         assert!(enough(10_000, 0.99) && !enough(9_999, 0.99));
         assert!(enough(200, 0.5) && !enough(199, 0.5));
+    }
+
+    #[test]
+    fn a_shared_core_is_told() {
+        let cell = |waited: f64, own: f64| json!({"waited_share": waited, "generator_share": own});
+        let told = |cells| quiet(&Results { cells });
+        assert_eq!(told(vec![cell(0.01, 0.99), json!({"rss_bytes": 1})]), None);
+        let text = told(vec![cell(0.2, 1.0), cell(0.0, 0.5), cell(0.0, 1.0)]).expect("disturbed");
+        assert!(text.contains("in 2 of 3 cells"), "{text}");
     }
 
     #[test]

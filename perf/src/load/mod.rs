@@ -181,9 +181,12 @@ impl Engine {
         self.upstream_at
     }
 
-    /// Closes every client and says what comes next and where it goes.
+    /// Closes every connection and says what comes next and where it goes.
     pub fn prepare(&mut self, target: SocketAddrV4, exchange: Exchange) {
         self.close_clients();
+        // What the last contender's connections still hold belongs to another exchange.
+        self.upstreams.clear();
+        self.upstreams_free.clear();
         self.target = target;
         self.exchange = exchange;
         self.delayed.clear();

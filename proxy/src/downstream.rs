@@ -59,8 +59,7 @@ enum Next {
 }
 
 /// Serves a connection to its end.
-pub(crate) async fn serve(cx: Rc<Cx>, twin: Rc<ListenerTwin>, socket: Socket) {
-    let conn = Conn::new(cx, twin, socket);
+pub(crate) async fn serve(conn: Conn) {
     loop {
         match conn.next().await {
             Next::Request(request) => match Box::pin(stream::run(&conn, *request)).await {
@@ -95,11 +94,10 @@ pub(crate) async fn serve(cx: Rc<Cx>, twin: Rc<ListenerTwin>, socket: Socket) {
 }
 
 impl Conn {
-    fn new(cx: Rc<Cx>, twin: Rc<ListenerTwin>, socket: Socket) -> Conn {
+    /// The connection has its places among those of its listener and of the process, and gives them back at its end.
+    pub(crate) fn new(cx: Rc<Cx>, twin: Rc<ListenerTwin>, socket: Socket) -> Conn {
         let begun = cx.rt.now();
         let id = cx.server.next_connection.fetch_add(1, Relaxed);
-        cx.server.connections.fetch_add(1, Relaxed);
-        twin.open.fetch_add(1, Relaxed);
         twin.stats.inc(Listener::DownstreamCxTotal);
         twin.stats.inc(Listener::DownstreamCxActive);
         twin.worker.inc(Worker::DownstreamCxTotal);

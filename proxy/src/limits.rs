@@ -19,8 +19,9 @@ pub const SIDE_CALLS_PER_STREAM: u32 = 64;
 pub const CONFIG_DEPTH: usize = 100;
 /// Values that a YAML file may expand to through its aliases, unless the file itself is larger.
 pub const CONFIG_EXPANSION: usize = 4 * 1024 * 1024;
-/// Bytes of a configuration that are read before a source without end is refused.
-pub const CONFIG_BYTES: u64 = 1024 * 1024 * 1024;
+/// Bytes of a configuration that are read before a source without end is refused: 100,000 clusters with their routes
+/// are about 100 MB of YAML.
+pub const CONFIG_BYTES: u64 = 256 * 1024 * 1024;
 
 /// Shards of a process: more than any machine has cores; each costs a thread and its buffers.
 pub const SHARDS: u32 = 4096;

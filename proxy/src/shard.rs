@@ -17,7 +17,7 @@ use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
 use crate::config::listener::Listener;
 use crate::config::snapshot::Snapshot;
-use crate::downstream;
+use crate::downstream::{self, Conn};
 use crate::http::h1::head::HeadLimits;
 use crate::stats::block::Block;
 use crate::stats::names;
@@ -268,10 +268,24 @@ async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
 /// Starts the task of a connection, unless a limit forbids it.
 fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
     twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
-    let open = twin.open.load(Relaxed);
-    if twin.config.max_connections.is_some_and(|max| open >= max) {
+    // Both cells are shared by all shards: a place is taken first, and given back when there was none.
+    if !take_place(&twin.open, twin.config.max_connections) {
         twin.stats.inc(names::Listener::DownstreamCxOverflow);
         return;
     }
-    cx.rt.spawn(downstream::serve(Rc::clone(cx), Rc::clone(twin), socket));
+    if !take_place(&cx.server.connections, cx.snapshot.max_connections) {
+        twin.open.fetch_sub(1, Relaxed);
+        twin.stats.inc(names::Listener::DownstreamGlobalCxOverflow);
+        return;
+    }
+    cx.rt.spawn(downstream::serve(Conn::new(Rc::clone(cx), Rc::clone(twin), socket)));
+}
+
+fn take_place(places: &AtomicU64, max: Option<u64>) -> bool {
+    let taken = places.fetch_add(1, Relaxed);
+    if max.is_some_and(|max| taken >= max) {
+        places.fetch_sub(1, Relaxed);
+        return false;
+    }
+    true
 }

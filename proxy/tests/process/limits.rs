@@ -1,0 +1,127 @@
+//! Limits: connections, descriptors; and how shards share the work.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use crate::process::{ANY, Dir, GET, PATIENCE, Proxy, ask, bootstrap, listener, nowhere, until};
+
+/// Serves up to the limit; what comes beyond is closed and counted; a place that becomes free is taken again.
+#[test]
+fn connection_limits() {
+    let runtime =
+        |key: &str| format!("layered_runtime: {{layers: [{{name: s, static_layer: {{{key}: 2}}}}]}}");
+    let monitor = "overload_manager: {resource_monitors: [{name: m, typed_config: {\"@type\": type.googleapis.com/envoy.\
+                   extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, \
+                   max_active_downstream_connections: 2}}]}";
+    for (what, more, counter) in [
+        (
+            "listener",
+            runtime("envoy.resource_limits.listener.main.connection_limit"),
+            "downstream_cx_overflow",
+        ),
+        ("global", runtime("overload.global_downstream_max_connections"), "downstream_global_cx_overflow"),
+        ("monitor", monitor.to_owned(), "downstream_global_cx_overflow"),
+    ] {
+        let config = bootstrap(&more, &[listener("main", ANY, "stat_prefix: main")], nowhere());
+        let proxy = Proxy::start(&config, &["--concurrency", "2"]);
+        let mut held = [proxy.connect("main"), proxy.connect("main")];
+        for client in &mut held {
+            assert_eq!(ask(client, GET).expect("an answer").status, 200, "{what}");
+        }
+        for _ in 0..3 {
+            assert!(ask(&mut proxy.connect("main"), GET).is_none(), "{what}: one too many is served");
+        }
+        assert_eq!(proxy.stat(&format!("listener.main.{counter}")), 3, "{what}");
+        assert_eq!(proxy.stat("listener.main.downstream_cx_total"), 2, "{what}");
+        drop(held);
+        until("a free place", || ask(&mut proxy.connect("main"), GET).is_some());
+    }
+}
+
+/// Ticks of the clock that the process has used.
+fn cpu_ticks(proxy: &Proxy) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", proxy.child.id())).expect("a process");
+    let (_, after) = stat.rsplit_once(')').expect("its name");
+    after.split_whitespace().skip(11).take(2).map(|n| n.parse::<u64>().expect("ticks")).sum()
+}
+
+/// Without descriptors it waits, does not spin, and accepts again when one is free.
+#[test]
+fn no_descriptors_left() {
+    for driver in ["epoll", "uring"] {
+        let config = bootstrap("", &[listener("main", ANY, "")], nowhere());
+        let proxy = Proxy::start_limited(64, &config, &["--concurrency", "1", "--driver", driver]);
+        let address = proxy.listener("main");
+        let mut served = Vec::new();
+        // The kernel completes connections that nobody accepted: the first that gets no answer waits in its queue.
+        let mut waiting = loop {
+            let mut client = TcpStream::connect(&address).expect("a connection");
+            client.set_read_timeout(Some(Duration::from_millis(300))).expect("set");
+            client.write_all(GET.as_bytes()).expect("sent");
+            match client.read(&mut [0; 4096]) {
+                Ok(n) => assert!(n > 0, "{driver}: closed"),
+                Err(e) => {
+                    assert!(matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{driver}: {e}");
+                    break client;
+                }
+            }
+            served.push(client);
+            assert!(served.len() < 64, "{driver}: the limit does not hold");
+        };
+        let before = cpu_ticks(&proxy);
+        let nothing = waiting.read(&mut [0; 1]).expect_err("nothing comes");
+        assert!(matches!(nothing.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{driver}: {nothing}");
+        let used = cpu_ticks(&proxy) - before;
+        assert!(used <= 10, "{driver}: {used} ticks in 0.3 s: it spins");
+        served.truncate(served.len() / 2);
+        waiting.set_read_timeout(Some(PATIENCE)).expect("set");
+        assert!(waiting.read(&mut [0; 4096]).is_ok_and(|n| n > 0), "{driver}: it does not accept again");
+        let log = proxy.output("stderr");
+        assert!(log.contains("no descriptors"), "{driver}: {log}");
+        assert!(log.lines().count() < 60, "{driver}: it floods its log");
+    }
+}
+
+#[test]
+fn shards_share_the_work() {
+    for (driver, reuse_port) in [("epoll", true), ("epoll", false), ("uring", true), ("uring", false)] {
+        let more = format!("{{stat_prefix: main, enable_reuse_port: {reuse_port}}}");
+        let more = more.trim_matches(['{', '}']).replace(", ", "\n    ");
+        let config = bootstrap("", &[listener("main", ANY, &more)], nowhere());
+        let proxy = Proxy::start(&config, &["--concurrency", "2", "--driver", driver]);
+        let mut clients: Vec<_> = (0..40).map(|_| proxy.connect("main")).collect();
+        for client in &mut clients {
+            assert_eq!(ask(client, GET).expect("an answer").body, "hi");
+            assert_eq!(ask(client, GET).expect("an answer").body, "hi");
+        }
+        let what = format!("{driver}, reuse_port {reuse_port}");
+        let workers = [0, 1].map(|n| proxy.stat(&format!("listener.main.worker_{n}.downstream_cx_total")));
+        assert_eq!(workers[0] + workers[1], 40, "{what}");
+        assert!(!reuse_port || workers.iter().all(|n| *n > 0), "{what}: {workers:?}");
+        assert_eq!(proxy.stat("listener.main.downstream_cx_total"), 40, "{what}");
+        assert_eq!(proxy.stat("listener.main.downstream_cx_active"), 40, "{what}");
+        assert_eq!(proxy.stat("http.main.downstream_rq_total"), 80, "{what}");
+        assert_eq!(proxy.stat("http.main.downstream_rq_2xx"), 80, "{what}");
+        assert_eq!(proxy.stat("server.concurrency"), 2, "{what}");
+    }
+}
+
+#[test]
+fn a_unix_listener() {
+    let dir = Dir::new();
+    let path = dir.path("main.sock");
+    let config =
+        bootstrap("", &[listener("main", &format!("{{pipe: {{path: {path}, mode: 384}}}}"), "")], nowhere());
+    let proxy = Proxy::start(&config, &["--concurrency", "2"]);
+    let mode = fs::metadata(&path).expect("a socket").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    for _ in 0..4 {
+        let mut client = UnixStream::connect(&path).expect("a connection");
+        assert_eq!(ask(&mut client, GET).expect("an answer").body, "hi");
+    }
+    assert_eq!(proxy.stat("http.main.downstream_rq_total"), 4);
+}

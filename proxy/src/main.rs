@@ -4,6 +4,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: selvedge_runtime::memory::Allocator = selvedge_runtime::memory::ALLOCATOR;
+
 use selvedge::{args, demo, server};
 
 fn main() -> ExitCode {

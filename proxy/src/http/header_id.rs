@@ -12,7 +12,14 @@ macro_rules! header_ids {
         impl HeaderId {
             /// The name in lower case; empty for `Other`.
             pub fn name(self) -> &'static str {
-                match self { HeaderId::Other => "", $(HeaderId::$variant => $name,)* }
+                const NAMES: &[&str] = &["", $($name,)*];
+                NAMES[self as usize]
+            }
+
+            /// Length of the name.
+            pub fn name_bytes(self) -> u8 {
+                const LENGTHS: &[u8] = &[0, $($name.len() as u8,)*];
+                LENGTHS[self as usize]
             }
 
             #[cfg(test)]
@@ -74,8 +81,11 @@ header_ids! {
 impl HeaderId {
     /// Recognises a name in any case.
     pub fn of(name: &[u8]) -> HeaderId {
+        let Some(&last) = name.last() else { return HeaderId::Other };
         for &id in same_length(name.len()) {
-            if id.name().as_bytes().eq_ignore_ascii_case(name) {
+            let known = id.name().as_bytes();
+            // The last letter tells most names of one length apart.
+            if known[known.len() - 1] == last | 0x20 && known.eq_ignore_ascii_case(name) {
                 return id;
             }
         }

@@ -16,6 +16,10 @@ struct Span {
 }
 
 const IN_ARENA: u32 = 1 << 31;
+/// A name that the field's id says: it is stored nowhere.
+const BY_ID: u32 = u32::MAX;
+/// Room for what a proxy commonly writes into a head; made at the first write.
+const ARENA_BYTES: usize = 192;
 const NOWHERE: Span = Span { start: IN_ARENA, len: 0 };
 
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +57,9 @@ impl Fields {
     }
 
     fn store(&mut self, bytes: &[u8]) -> Span {
+        if self.arena.capacity() == 0 {
+            self.arena.reserve(ARENA_BYTES.max(bytes.len()));
+        }
         let start = u32::try_from(self.arena.len()).unwrap_or(IN_ARENA);
         assert!(start < IN_ARENA, "a head is below 2 GiB");
         self.arena.extend_from_slice(bytes);
@@ -76,8 +83,12 @@ impl Fields {
         &self.block[at.0..at.1]
     }
 
+    fn name(&self, field: &Field) -> &[u8] {
+        if field.name.start == BY_ID { field.id.name().as_bytes() } else { self.bytes(field.name) }
+    }
+
     fn named(field: &Field, id: HeaderId, this: &Fields, name: &[u8]) -> bool {
-        field.id == id && (id.is_exact() || this.bytes(field.name).eq_ignore_ascii_case(name))
+        field.id == id && (id.is_exact() || this.name(field).eq_ignore_ascii_case(name))
     }
 
     pub fn get(&self, id: HeaderId) -> Option<&[u8]> {
@@ -106,7 +117,7 @@ impl Fields {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (HeaderId, &[u8], &[u8])> {
-        self.list.iter().map(|f| (f.id, self.bytes(f.name), self.bytes(f.value)))
+        self.list.iter().map(|f| (f.id, self.name(f), self.bytes(f.value)))
     }
 
     pub fn contains(&self, id: HeaderId) -> bool {
@@ -120,18 +131,21 @@ impl Fields {
 
     /// Replaces the first field of that name and drops the others, or adds one.
     pub fn set(&mut self, id: HeaderId, value: &[u8]) {
-        self.set_named(id.name().as_bytes(), value);
+        self.set_known(id, id.name().as_bytes(), value);
     }
 
     pub fn set_named(&mut self, name: &[u8], value: &[u8]) {
-        let id = HeaderId::of(name);
+        self.set_known(HeaderId::of(name), name, value);
+    }
+
+    fn set_known(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
         let first = if self.ids.has(id) {
             self.list.iter().position(|f| Self::named(f, id, self, name))
         } else {
             None
         };
         let Some(at) = first else {
-            self.append_named(name, value);
+            self.append_known(id, name, value);
             return;
         };
         self.list[at].value = self.store(value);
@@ -144,13 +158,20 @@ impl Fields {
     }
 
     pub fn append(&mut self, id: HeaderId, value: &[u8]) {
-        let (name, value) = (self.store(id.name().as_bytes()), self.store(value));
-        self.push(Field { name, value, id });
+        self.append_known(id, id.name().as_bytes(), value);
     }
 
     pub fn append_named(&mut self, name: &[u8], value: &[u8]) {
-        let id = HeaderId::of(name);
-        let (name, value) = (self.store(name), self.store(value));
+        self.append_known(HeaderId::of(name), name, value);
+    }
+
+    fn append_known(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
+        let name = if id.is_exact() {
+            Span { start: BY_ID, len: u32::from(id.name_bytes()) }
+        } else {
+            self.store(name)
+        };
+        let value = self.store(value);
         self.push(Field { name, value, id });
     }
 

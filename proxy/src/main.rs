@@ -10,6 +10,7 @@ static ALLOCATOR: selvedge_runtime::memory::Allocator = selvedge_runtime::memory
 use selvedge::{args, demo, server};
 
 fn main() -> ExitCode {
+    selvedge_runtime::memory::without_huge_pages();
     let line: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
     if line.get(1).is_some_and(|first| first == "demo") {
         return demo_main(&line[2..]);

@@ -11,8 +11,7 @@ use std::time::Duration;
 use crate::addr::SocketAddress;
 use crate::buf::{Chunks, Group};
 use crate::limits;
-use crate::listen;
-use crate::net::RawAddress;
+use crate::listen::{self, RawAddress};
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId, last_os_error};
 
 const LISTENER: u64 = 1 << 63;

@@ -8,6 +8,7 @@ mod buf;
 pub mod cpu;
 mod driver;
 mod epoll;
+mod kernel;
 pub mod limits;
 pub mod listen;
 mod mailbox;
@@ -40,8 +41,8 @@ pub use time::{Instant, WallTime};
 
 use buf::Group;
 use driver::Driver;
+use kernel::{Kernel, Notes};
 use mailbox::Mail;
-use net::{Kernel, Notes};
 use rng::Rng;
 use task::Tasks;
 use time::Clock;

@@ -16,7 +16,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use crate::addr::SocketAddress;
 use crate::buf::{Chunk, Chunks, Group};
 use crate::limits;
-use crate::net::RawAddress;
+use crate::listen::RawAddress;
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId};
 
 const SMALL: u16 = 0;

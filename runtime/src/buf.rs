@@ -151,9 +151,10 @@ impl Chunk {
         self.len = self.len.min(u32::try_from(n).unwrap_or(u32::MAX));
     }
 
-    /// The same bytes in a block of their own size, so that the block on loan goes back.
+    /// The same bytes in a block of their own size, so that the block on loan goes back; as it is when that saves
+    /// less than half, or the budget is used up.
     pub fn compact(self, budget: &Budget) -> Chunk {
-        if !self.is_lent() || self.len() * 2 > self.capacity() {
+        if !self.is_lent() || self.len() * 2 > self.capacity() || !budget.fits(self.len()) {
             return self;
         }
         let mut own = BlockMut::with_capacity(self.len(), budget);
@@ -387,6 +388,16 @@ impl Chunks {
             block.extend_from_slice(chunk);
         }
         block.freeze()
+    }
+
+    /// Copies what fills less than half of a lent block, see [`Chunk::compact`].
+    pub(crate) fn compact(&mut self, budget: &Budget) {
+        self.first = self.first.take().map(|chunk| chunk.compact(budget));
+        for _ in 0..self.rest.len() {
+            if let Some(chunk) = self.rest.pop_front() {
+                self.rest.push_back(chunk.compact(budget));
+            }
+        }
     }
 
     /// Gives the spare memory of an empty list back.

@@ -184,10 +184,19 @@ impl Driver {
         }
     }
 
-    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
+    /// The last accept of a listener is over or being cancelled, and its descriptor is about to close.
+    pub(crate) fn closed_listener(&mut self, listener: u32) {
         match self {
-            Driver::Uring(d) => d.grow(class),
-            Driver::Epoll(d) => d.grow(class),
+            Driver::Uring(_) => {}
+            Driver::Epoll(d) => d.closed_listener(listener),
+        }
+    }
+
+    /// The buffers that receives of a class land in.
+    pub(crate) fn group(&self, class: RecvClass) -> &Rc<Group> {
+        match self {
+            Driver::Uring(d) => d.group(class),
+            Driver::Epoll(d) => d.group(class),
         }
     }
 

@@ -41,9 +41,11 @@ struct Slot {
     waits_connect: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default, Clone)]
 struct Listening {
     fd: Fd,
+    /// Readiness is asked for.
+    known: bool,
     armed: bool,
     readable: bool,
 }
@@ -130,8 +132,10 @@ impl Epoll {
     }
 
     pub(crate) fn cancel_recv(&mut self, id: SockId) {
-        self.slots[id.index as usize].armed = None;
-        self.pending.push(Completion::Recv { id, result: Err(NetError::Canceled), more: false });
+        // Not armed: the last completion is on its way already, and a second one would find a stranger's slot.
+        if self.slots[id.index as usize].armed.take().is_some() {
+            self.pending.push(Completion::Recv { id, result: Err(NetError::Canceled), more: false });
+        }
     }
 
     pub(crate) fn send(&mut self, id: SockId) {
@@ -209,15 +213,27 @@ impl Epoll {
 
     pub(crate) fn accept(&mut self, listener: u32, fd: Fd) -> Result<(), NetError> {
         let at = listener as usize;
-        if let Some(known) = self.listeners.get_mut(at) {
-            known.armed = true;
-            known.readable = true;
-            return Ok(());
+        if self.listeners.len() <= at {
+            self.listeners.resize(at + 1, Listening::default());
         }
-        while self.listeners.len() <= at {
-            self.listeners.push(Listening { fd, armed: true, readable: true });
+        if !self.listeners[at].known {
+            self.add(fd, IN | EDGE, LISTENER | u64::from(listener))?;
         }
-        self.add(fd, IN | EDGE, LISTENER | u64::from(listener))
+        self.listeners[at] = Listening { fd, known: true, armed: true, readable: true };
+        Ok(())
+    }
+
+    /// The descriptor is about to close; copies of it may live on elsewhere, so closing alone does not forget it.
+    pub(crate) fn closed_listener(&mut self, listener: u32) {
+        let Some(known) = self.listeners.get_mut(listener as usize) else { return };
+        if std::mem::take(&mut known.known) {
+            let fd = known.fd;
+            // WHY: no event may name a number whose owner is gone.
+            // SAFETY: deleting reads no event. A descriptor that is not registered answers an error that says so.
+            let _forgotten = unsafe {
+                libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd, std::ptr::null_mut())
+            };
+        }
     }
 
     pub(crate) fn cancel_accept(&mut self, listener: u32) {
@@ -232,11 +248,7 @@ impl Epoll {
         }
     }
 
-    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
-        self.group(class).grow()
-    }
-
-    fn group(&self, class: RecvClass) -> &Rc<Group> {
+    pub(crate) fn group(&self, class: RecvClass) -> &Rc<Group> {
         match class {
             RecvClass::Small => &self.small,
             RecvClass::Large => &self.large,

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::Counters;
-use crate::buf::{Chunk, Chunks};
+use crate::buf::{Budget, Chunk, Chunks};
 use crate::driver::Driver;
 use crate::limits;
 use crate::listen;
@@ -27,14 +27,19 @@ pub(crate) struct Listen {
     pub(crate) task: TaskId,
 }
 
+const CLASSES: [RecvClass; 2] = [RecvClass::Small, RecvClass::Large];
+
 /// All sockets of one shard and the driver under them.
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) driver: Driver,
     pub(crate) socks: Socks,
     pub(crate) listens: Vec<Listen>,
-    /// Sockets whose receive ended for want of a buffer.
-    starved: Vec<SockId>,
+    /// Sockets whose receive ended for want of a buffer, by class; they look again then.
+    starved: [Vec<SockId>; CLASSES.len()],
+    starved_until: Instant,
+    /// A group ran dry in this turn and cannot grow.
+    dry: bool,
     /// Descriptors ran out: accepting starts again when one closes, or then.
     pub(crate) accept_again: Option<Instant>,
     completions: Vec<Completion>,
@@ -47,7 +52,9 @@ impl Kernel {
             driver,
             socks: Socks::default(),
             listens: Vec::new(),
-            starved: Vec::new(),
+            starved: Default::default(),
+            starved_until: Instant::FAR,
+            dry: false,
             accept_again: None,
             completions: Vec::new(),
             sends: Vec::new(),
@@ -56,15 +63,21 @@ impl Kernel {
 
     /// When a turn must end although nothing happens, besides timers.
     pub(crate) fn patience(&self, now: Instant) -> Option<Duration> {
-        if !self.starved.is_empty() {
-            // Buffers come back when tasks run; look again soon.
-            return Some(Duration::from_millis(1));
-        }
-        self.accept_again.map(|at| at - now)
+        let starved = CLASSES.into_iter().filter(|&class| !self.starved[class as usize].is_empty());
+        let fed = starved.map(|class| {
+            if self.driver.group(class).free_count() > 0 { Duration::ZERO } else { self.starved_until - now }
+        });
+        fed.chain(self.accept_again.map(|at| at - now)).min()
     }
 
     pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, now: Instant, cx: &Notes<'_>) {
-        self.feed_starved(cx);
+        for class in CLASSES {
+            if !self.starved[class as usize].is_empty()
+                && (self.driver.group(class).free_count() > 0 || self.starved_until <= now)
+            {
+                self.feed_starved(class, cx);
+            }
+        }
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_more();
         }
@@ -75,6 +88,9 @@ impl Kernel {
             self.complete(completion, now, cx);
         }
         self.completions = completions;
+        if std::mem::take(&mut self.dry) {
+            self.copy_unread(cx.budget);
+        }
     }
 
     /// Tries what the driver has collected since the last turn.
@@ -92,7 +108,7 @@ impl Kernel {
     fn complete(&mut self, completion: Completion, now: Instant, cx: &Notes<'_>) {
         cx.counters.add(&cx.counters.completions, 1);
         match completion {
-            Completion::Recv { id, result, more } => self.received(id, result, more, cx),
+            Completion::Recv { id, result, more } => self.received(id, result, more, now, cx),
             Completion::Sent { id, result } => self.sent(id, result, cx),
             Completion::Connected { id, result } => {
                 let sock = self.socks.at(id);
@@ -105,40 +121,78 @@ impl Kernel {
         }
     }
 
-    fn received(&mut self, id: SockId, result: Result<Option<Chunk>, NetError>, more: bool, cx: &Notes<'_>) {
+    fn received(
+        &mut self,
+        id: SockId,
+        result: Result<Option<Chunk>, NetError>,
+        more: bool,
+        now: Instant,
+        cx: &Notes<'_>,
+    ) {
         let sock = self.socks.at(id);
+        let cancelled = sock.recv == RecvState::Cancelling;
         if !more {
             sock.recv = RecvState::Paused;
         }
+        let stopped = matches!(result, Err(NetError::Canceled | NetError::NoBuffers));
         match result {
             Ok(Some(chunk)) => {
                 cx.counters.add(&cx.counters.recvs, 1);
                 sock.queue.push(chunk);
                 if sock.recv == RecvState::Armed && sock.queue.capacity() >= limits::RECV_CREDIT {
-                    sock.recv = RecvState::Cancelling;
-                    self.driver.cancel_recv(id, sock.armed_class);
+                    self.stop_recv(id, false);
                 }
             }
             Ok(None) => sock.end = Some(Ok(())),
             Err(NetError::Canceled) => {}
-            Err(NetError::NoBuffers) => {
-                let counter = match sock.armed_class {
-                    RecvClass::Small => &cx.counters.small_dry,
-                    RecvClass::Large => &cx.counters.large_dry,
-                };
-                cx.counters.add(counter, 1);
-                let class = sock.armed_class;
-                if !sock.starved && !sock.orphan {
-                    sock.starved = true;
-                    self.starved.push(id);
-                }
-                let _bounded = self.driver.grow(class);
-            }
+            Err(NetError::NoBuffers) => self.ran_dry(id, cancelled, now, cx.counters),
             Err(error) => sock.end = Some(Err(error)),
         }
         let sock = self.socks.at(id);
-        cx.tasks.wake(sock.recv_task);
+        if !more && std::mem::take(&mut sock.rearm) {
+            self.arm(id, cx.counters);
+        }
+        let sock = self.socks.at(id);
+        if !stopped {
+            cx.tasks.wake(sock.recv_task);
+        }
         self.close_if_orphan(id);
+    }
+
+    /// A receive found no buffer: it waits for one, and the group grows towards what is asked of it.
+    fn ran_dry(&mut self, id: SockId, cancelled: bool, now: Instant, counters: &Counters) {
+        let sock = self.socks.at(id);
+        let class = sock.armed_class;
+        counters.add(if class == RecvClass::Small { &counters.small_dry } else { &counters.large_dry }, 1);
+        if !cancelled && !sock.starved {
+            sock.starved = true;
+            self.starved[class as usize].push(id);
+            self.starved_until = now + Duration::from_millis(limits::STARVED_PAUSE_MS);
+        }
+        let group = self.driver.group(class);
+        if group.free_count() < self.starved[class as usize].len() && !group.grow() {
+            self.dry |= group.free_count() == 0;
+        }
+    }
+
+    /// Wants the receive armed: now, or when its cancel is through.
+    pub(crate) fn want_recv(&mut self, id: SockId, counters: &Counters) {
+        let sock = self.socks.at(id);
+        match sock.recv {
+            RecvState::Paused => self.arm(id, counters),
+            RecvState::Cancelling => sock.rearm = true,
+            RecvState::Armed => {}
+        }
+    }
+
+    /// Stops the receive; `rearm`: only to go on with another class of buffers.
+    pub(crate) fn stop_recv(&mut self, id: SockId, rearm: bool) {
+        let sock = self.socks.at(id);
+        sock.rearm = rearm && sock.recv != RecvState::Paused;
+        if sock.recv == RecvState::Armed {
+            sock.recv = RecvState::Cancelling;
+            self.driver.cancel_recv(id, sock.armed_class);
+        }
     }
 
     fn sent(&mut self, id: SockId, result: Result<usize, NetError>, cx: &Notes<'_>) {
@@ -165,9 +219,16 @@ impl Kernel {
         self.close_if_orphan(id);
     }
 
-    /// Arms again what waited for a buffer, when there may be one.
-    fn feed_starved(&mut self, cx: &Notes<'_>) {
-        for id in std::mem::take(&mut self.starved) {
+    /// Nothing grows any more: what waits unread and fills less than half of its buffer gives the buffer back.
+    fn copy_unread(&mut self, budget: &Budget) {
+        for sock in self.socks.iter_mut() {
+            sock.queue.compact(budget);
+        }
+    }
+
+    /// Arms again what waited for a buffer.
+    fn feed_starved(&mut self, class: RecvClass, cx: &Notes<'_>) {
+        for id in std::mem::take(&mut self.starved[class as usize]) {
             if let Some(sock) = self.socks.find(id) {
                 sock.starved = false;
                 self.arm(id, cx.counters);
@@ -175,7 +236,7 @@ impl Kernel {
         }
     }
 
-    pub(crate) fn arm(&mut self, id: SockId, counters: &Counters) {
+    fn arm(&mut self, id: SockId, counters: &Counters) {
         let sock = self.socks.at(id);
         if sock.recv != RecvState::Paused || sock.end.is_some() || sock.starved || sock.orphan {
             return;
@@ -188,6 +249,25 @@ impl Kernel {
         sock.armed_class = sock.class;
         counters.add(&counters.recv_arms, 1);
         self.driver.arm_recv(id, fd.as_raw_fd(), sock.class);
+    }
+
+    /// A number for a listening descriptor; that of one that is gone for good is used again.
+    pub(crate) fn listen(&mut self, fd: OwnedFd) -> u32 {
+        let listen = Listen {
+            fd: Some(fd),
+            armed: false,
+            cancelling: false,
+            wanted: false,
+            queue: VecDeque::new(),
+            task: TaskId::NONE,
+        };
+        let free = self.listens.iter().position(|l| l.fd.is_none() && !l.armed);
+        let number = free.unwrap_or(self.listens.len());
+        match self.listens.get_mut(number) {
+            Some(gone) => *gone = listen,
+            None => self.listens.push(listen),
+        }
+        u32::try_from(number).expect("few listeners")
     }
 
     /// Adopts a connected or connecting descriptor.
@@ -206,12 +286,8 @@ impl Kernel {
         let sock = self.socks.at(id);
         sock.orphan = true;
         sock.queue = Chunks::new();
-        let (recv, class, sending) = (sock.recv, sock.armed_class, sock.sending.is_some());
-        let connecting = sock.connect == ConnectState::Running;
-        if recv == RecvState::Armed {
-            sock.recv = RecvState::Cancelling;
-            self.driver.cancel_recv(id, class);
-        }
+        let (sending, connecting) = (sock.sending.is_some(), sock.connect == ConnectState::Running);
+        self.stop_recv(id, false);
         if sending {
             self.driver.cancel_send(id);
         }
@@ -261,6 +337,8 @@ impl Kernel {
                 listen.queue.push_back(Err(error));
                 self.accept_again = Some(now + Duration::from_millis(limits::ACCEPT_PAUSE_MS));
             }
+            // Its owner is gone: what came too late is closed.
+            Ok(_) if listen.fd.is_none() => {}
             other => listen.queue.push_back(other),
         }
         let listen = &mut self.listens[listener as usize];
@@ -298,6 +376,15 @@ impl Kernel {
         }
     }
 
+    /// The owner is gone: what it has not taken is closed, and the kernel queues no more.
+    pub(crate) fn close_listener(&mut self, listener: u32) {
+        self.stop_accept(listener);
+        self.driver.closed_listener(listener);
+        let listen = &mut self.listens[listener as usize];
+        // An accept that is still in flight holds its own reference.
+        (listen.fd, listen.queue) = (None, VecDeque::new());
+    }
+
     /// At the end: no accept may outlive the shard.
     pub(crate) fn stop_all(&mut self) {
         for listener in 0..self.listens.len() {
@@ -314,5 +401,6 @@ impl Kernel {
 pub(crate) struct Notes<'a> {
     pub(crate) tasks: &'a Tasks,
     pub(crate) counters: &'a Counters,
+    pub(crate) budget: &'a Budget,
     pub(crate) woken: &'a std::cell::Cell<bool>,
 }

@@ -205,7 +205,12 @@ impl Runtime {
             let kernel = inner.kernel.borrow().patience(now);
             [timer, kernel, at_most].into_iter().flatten().min()
         };
-        let notes = Notes { tasks: &inner.tasks, counters: &inner.counters, woken: &inner.mail.woken };
+        let notes = Notes {
+            tasks: &inner.tasks,
+            counters: &inner.counters,
+            budget: &inner.budget,
+            woken: &inner.mail.woken,
+        };
         inner.kernel.borrow_mut().turn(wait, self.spin, now, &notes);
         let mut due = Vec::new();
         inner.clock.tick(&mut due);

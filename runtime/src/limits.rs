@@ -30,6 +30,9 @@ pub const EVENTS_PER_TURN: usize = 1024;
 pub const SMALL_TURN: usize = 4;
 /// How long accepting stops when descriptors ran out and none of ours closes, in milliseconds.
 pub const ACCEPT_PAUSE_MS: u64 = 100;
+/// How long receives that found no buffer wait at most before they look again, in milliseconds. They are fed when
+/// a buffer comes back; this is for one that came back while the kernel was answering.
+pub const STARVED_PAUSE_MS: u64 = 10;
 /// The byte budget of a shard unless configured: all buffers come out of it.
 pub const BUDGET_BYTES: usize = 512 * 1024 * 1024;
 

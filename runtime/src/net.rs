@@ -2,7 +2,6 @@
 //!
 //! Dropping a `Socket` cancels what is in flight, waits for the kernel's last word in the background, and closes.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::poll_fn;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,7 +11,7 @@ use std::task::Poll;
 use crate::Inner;
 use crate::addr::SocketAddress;
 use crate::buf::{Chunk, Chunks};
-use crate::kernel::{Kernel, Listen};
+use crate::kernel::Kernel;
 use crate::listen::{self, ConnectOptions};
 use crate::op::{ConnectState, Fd, NetError, RecvClass, RecvState, SockId};
 use crate::task::TaskId;
@@ -64,9 +63,7 @@ impl Socket {
         }
         sock.recv_task = self.inner.tasks.current();
         sock.queue.shrink();
-        if sock.recv == RecvState::Paused {
-            kernel.arm(self.id, &self.inner.counters);
-        }
+        kernel.want_recv(self.id, &self.inner.counters);
         Poll::Pending
     }
 
@@ -76,18 +73,14 @@ impl Socket {
 
     /// Keeps the receive armed and wakes the current task when anything comes: for idle pooled connections.
     pub fn watch(&self) {
-        let mut kernel = self.inner.kernel.borrow_mut();
-        let sock = kernel.socks.at(self.id);
-        sock.recv_task = self.inner.tasks.current();
-        if sock.recv == RecvState::Paused {
-            kernel.arm(self.id, &self.inner.counters);
-        }
+        self.watch_for(self.inner.tasks.current());
     }
 
     /// Wakes `task` instead, when anything comes: a pool's reaper watches what others gave back.
     pub fn watch_for(&self, task: TaskId) {
-        self.watch();
-        self.inner.kernel.borrow_mut().socks.at(self.id).recv_task = task;
+        let mut kernel = self.inner.kernel.borrow_mut();
+        kernel.socks.at(self.id).recv_task = task;
+        kernel.want_recv(self.id, &self.inner.counters);
     }
 
     /// Whether bytes, the end or an error have come and were not taken.
@@ -103,21 +96,13 @@ impl Socket {
         let sock = kernel.socks.at(self.id);
         sock.class = class;
         if sock.recv == RecvState::Armed && sock.armed_class != class {
-            sock.recv = RecvState::Cancelling;
-            let armed = sock.armed_class;
-            kernel.driver.cancel_recv(self.id, armed);
+            kernel.stop_recv(self.id, true);
         }
     }
 
     /// Stops receiving; what has arrived stays queued, the rest stays with the kernel until the next `poll_recv`.
     pub fn pause_recv(&self) {
-        let mut kernel = self.inner.kernel.borrow_mut();
-        let sock = kernel.socks.at(self.id);
-        if sock.recv == RecvState::Armed {
-            sock.recv = RecvState::Cancelling;
-            let armed = sock.armed_class;
-            kernel.driver.cancel_recv(self.id, armed);
-        }
+        self.inner.kernel.borrow_mut().stop_recv(self.id, false);
     }
 
     /// Sends all of it, gathered. One send at a time: [`Socket::poll_sent`] first.
@@ -256,10 +241,7 @@ impl fmt::Debug for Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let mut kernel = self.inner.kernel.borrow_mut();
-        kernel.stop_accept(self.number);
-        // The number is not used again, and no arm follows: the driver's accept holds its own reference.
-        kernel.listens[self.number as usize].fd = None;
+        self.inner.kernel.borrow_mut().close_listener(self.number);
     }
 }
 
@@ -267,15 +249,7 @@ impl Listener {
     pub(crate) fn adopt(inner: &Rc<Inner>, fd: OwnedFd) -> Result<Listener, NetError> {
         let mut kernel = inner.kernel.borrow_mut();
         listen::set_nonblocking(fd.as_raw_fd(), kernel.driver.wants_nonblocking());
-        let number = u32::try_from(kernel.listens.len()).expect("few listeners");
-        kernel.listens.push(Listen {
-            fd: Some(fd),
-            armed: false,
-            cancelling: false,
-            wanted: false,
-            queue: VecDeque::new(),
-            task: TaskId::NONE,
-        });
+        let number = kernel.listen(fd);
         drop(kernel);
         Ok(Listener { inner: Rc::clone(inner), number })
     }

@@ -133,6 +133,8 @@ pub(crate) struct Sock {
     pub(crate) recv: RecvState,
     pub(crate) armed_class: RecvClass,
     pub(crate) class: RecvClass,
+    /// The receive is being cancelled, and shall be armed again then.
+    pub(crate) rearm: bool,
     pub(crate) orphan: bool,
     pub(crate) reset_on_close: bool,
     /// Waits for a buffer to come free before it can be armed again.
@@ -155,6 +157,7 @@ impl Sock {
             recv: RecvState::Paused,
             armed_class: RecvClass::Small,
             class: RecvClass::Small,
+            rearm: false,
             orphan: false,
             reset_on_close: false,
             starved: false,
@@ -209,6 +212,10 @@ impl Socks {
         let slot = &mut self.slots[id.index as usize];
         assert_eq!(slot.generation, id.generation, "a live handle's slot is its own");
         slot
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Sock> {
+        self.slots.iter_mut()
     }
 
     pub(crate) fn in_use(&self) -> usize {

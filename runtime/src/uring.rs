@@ -252,11 +252,10 @@ impl Uring {
         self.cancel(ACCEPT << 56 | u64::from(listener));
     }
 
-    /// Makes another slab of buffers for a group that ran dry. False: the bound is reached.
-    pub(crate) fn grow(&mut self, class: RecvClass) -> bool {
+    pub(crate) fn group(&self, class: RecvClass) -> &Rc<Group> {
         match class {
-            RecvClass::Small => self.small.group.grow(),
-            RecvClass::Large => self.large.group.grow(),
+            RecvClass::Small => &self.small.group,
+            RecvClass::Large => &self.large.group,
         }
     }
 

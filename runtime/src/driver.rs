@@ -118,10 +118,11 @@ impl Driver {
         }
     }
 
-    pub(crate) fn closed(&mut self, id: SockId) {
+    /// Closes a socket that has nothing in flight.
+    pub(crate) fn close(&mut self, id: SockId, fd: OwnedFd) {
         match self {
-            Driver::Uring(_) => {}
-            Driver::Epoll(d) => d.closed(id),
+            Driver::Uring(d) => d.close(fd),
+            Driver::Epoll(d) => d.close(id, fd),
         }
     }
 

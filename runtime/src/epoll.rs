@@ -118,8 +118,9 @@ impl Epoll {
         self.add(fd, IN | OUT | FIN | EDGE, id.to_bits())
     }
 
-    pub(crate) fn closed(&mut self, id: SockId) {
+    pub(crate) fn close(&mut self, id: SockId, fd: OwnedFd) {
         self.slots[id.index as usize].open = false;
+        drop(fd);
     }
 
     pub(crate) fn arm_recv(&mut self, id: SockId, class: RecvClass) {

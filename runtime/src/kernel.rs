@@ -303,14 +303,13 @@ impl Kernel {
             return;
         }
         let (fd, reset) = (sock.fd.take(), sock.reset_on_close);
-        self.driver.closed(id);
-        self.socks.give(id);
         if let Some(fd) = fd {
             if reset {
                 listen::linger_reset(fd.as_raw_fd());
             }
-            drop(fd);
+            self.driver.close(id, fd);
         }
+        self.socks.give(id);
         if self.accept_again.is_some() {
             self.accept_more();
         }

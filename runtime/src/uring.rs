@@ -4,7 +4,7 @@
 //! value or in the socket's slot until the operation's last completion; the ring is dropped before all of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -136,6 +136,13 @@ impl std::fmt::Debug for Uring {
     }
 }
 
+impl Drop for Uring {
+    fn drop(&mut self) {
+        // Closes that were pushed last must not be lost with the ring.
+        let _as_far_as_it_goes = self.ring.submit();
+    }
+}
+
 impl Uring {
     /// Builds the ring with every feature that the driver rests on, or says which one is missing.
     pub(crate) fn new(
@@ -243,6 +250,12 @@ impl Uring {
         Ok(())
     }
 
+    /// Leaves the close to the ring: a system call less. It runs before whatever is pushed later.
+    pub(crate) fn close(&mut self, fd: OwnedFd) {
+        let entry = opcode::Close::new(RingFd(fd.into_raw_fd())).build();
+        self.push(&entry.user_data(CANCEL << 56));
+    }
+
     pub(crate) fn accept(&mut self, listener: u32, fd: Fd) {
         let entry = opcode::AcceptMulti::new(RingFd(fd)).flags(libc::SOCK_CLOEXEC).build();
         self.push(&entry.user_data(ACCEPT << 56 | u64::from(listener)));
@@ -342,7 +355,7 @@ impl Uring {
                     *wake_armed = false;
                     out.push(Completion::Woken);
                 }
-                _ => {} // a cancel's own completion says nothing new
+                _ => {} // the completion of a cancel or of a close says nothing new
             }
         }
         self.cq_overflow = u64::from(self.ring.completion().overflow());

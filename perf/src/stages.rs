@@ -205,7 +205,7 @@ fn info() -> StreamInfo {
     info.bytes_sent = 12;
     info.stamps.flushed = Some(Instant(HEAD_NS + 800_000));
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 18_081)).into();
-    info.upstream = Some(UpstreamInfo { address, local: None, connection_id: 3 });
+    info.upstream = Some(UpstreamInfo { address, connected: true, local: None, connection_id: 3 });
     info
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Conn {
     /// Bytes that arrived and belong to nobody yet.
     input: Cell<Option<Chunk>>,
     ended: Cell<Option<Ended>>,
+    /// When the first bytes of a head were there that came in pieces.
+    pub(crate) head_begun: Cell<Option<Instant>>,
     pub(crate) requests: Cell<u32>,
     /// A stream is running: decides which counters move when the connection ends.
     pub(crate) busy: Cell<bool>,
@@ -116,6 +118,7 @@ impl Conn {
             sleep,
             input: Cell::new(None),
             ended: Cell::new(None),
+            head_begun: Cell::new(None),
             requests: Cell::new(0),
             busy: Cell::new(false),
             by_peer: Cell::new(false),
@@ -261,6 +264,7 @@ impl Conn {
             Ok(Some(end)) => end,
             Ok(None) => {
                 let begun = self.cx.rt.now();
+                self.head_begun.set(Some(begun));
                 let deadline =
                     after(begun, hcm.request_headers_timeout).min(after(begun, hcm.stream_idle_timeout));
                 let mut block = BlockMut::with_capacity(chunk.len() * 2, self.cx.rt.budget());

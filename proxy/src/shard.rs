@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use selvedge_runtime::{Instant, MailReceiver, NetError, Rt, Socket};
 
-use crate::access_log::format::http_date;
+use crate::access_log::dates::http_date;
 use crate::access_log::sink::{LogId, ShardLogs, Writer};
 use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;

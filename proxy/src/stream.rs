@@ -79,7 +79,6 @@ struct Stream<'c> {
     down_framing: Framing,
     response_done: bool,
     response_trailers: Option<crate::http::message::Trailers>,
-    local_body: Chunk,
     /// Bytes pass both ways without a look.
     tunnel: bool,
     route_timeout: Option<Duration>,
@@ -185,10 +184,12 @@ impl<'c> Stream<'c> {
     fn new(conn: &'c Conn, request: DecodedRequest) -> Stream<'c> {
         let rt = &conn.cx.rt;
         let head_at = rt.now_fine();
-        let mut info = StreamInfo::new(head_at, rt.wall_at(head_at));
+        let begun = conn.head_begun.take().unwrap_or(head_at);
+        let mut info = StreamInfo::new(begun, rt.wall_at(begun));
+        info.stamps.head = head_at;
         info.stamps.accepted = Some(conn.begun);
         info.connection_id = conn.id;
-        info.request_header_bytes = request.head.byte_size() as u64;
+        info.downstream_wire_received = request.head.wire_bytes() as u64;
         info.local.clone_from(&conn.local);
         info.direct_remote.clone_from(&conn.peer);
         info.remote.clone_from(&conn.peer);
@@ -216,7 +217,6 @@ impl<'c> Stream<'c> {
             down_framing: Framing::None,
             response_done: false,
             response_trailers: None,
-            local_body: Chunk::from_static(b""),
             tunnel: false,
             route_timeout: None,
             route_deadline: Instant::FAR,
@@ -278,7 +278,7 @@ impl<'c> Stream<'c> {
                 match &picked.route.action {
                     Action::Direct(direct) => {
                         twin.http.inc(Http::RqDirectResponse);
-                        self.reply(Reply::direct(direct));
+                        self.reply(Reply::direct(direct, &self.request));
                     }
                     Action::Redirect(redirect) => {
                         twin.http.inc(Http::RqDirectResponse);
@@ -611,6 +611,7 @@ impl<'c> Stream<'c> {
 
     /// Body bytes of the client, framed for upstream.
     fn on_down_bytes(&mut self, mut chunk: Chunk) {
+        self.info.downstream_wire_received += chunk.len() as u64;
         if self.upgrade {
             self.info.bytes_received += chunk.len() as u64;
             self.to_up.push(chunk);
@@ -623,7 +624,7 @@ impl<'c> Stream<'c> {
                     self.info.bytes_received += data.len() as u64;
                     response::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
                     if self.body.remaining() == Some(0) && self.request_framing != Framing::Chunked {
-                        self.conn.unread(chunk);
+                        self.give_back(chunk);
                         self.request_ended();
                         return;
                     }
@@ -634,7 +635,7 @@ impl<'c> Stream<'c> {
                         let trailers = trailers.filter(|_| keep);
                         response::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
                     }
-                    self.conn.unread(chunk);
+                    self.give_back(chunk);
                     self.request_ended();
                     return;
                 }
@@ -644,6 +645,12 @@ impl<'c> Stream<'c> {
                 }
             }
         }
+    }
+
+    /// What came after the end of this request belongs to the next one.
+    fn give_back(&mut self, rest: Chunk) {
+        self.info.downstream_wire_received -= rest.len() as u64;
+        self.conn.unread(rest);
     }
 
     /// The client's body breaks its framing.

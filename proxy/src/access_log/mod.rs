@@ -1,4 +1,7 @@
-//! Access logs: compiled formats and the sinks that the writer thread owns.
+//! Access logs: formats and their operators, the buffers of the shards, the writer thread.
 
+pub(crate) mod dates;
 pub mod format;
+pub(crate) mod json;
+mod operator;
 pub mod sink;

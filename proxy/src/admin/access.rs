@@ -14,7 +14,7 @@ use selvedge_runtime::{Instant, SocketAddress, WallTime};
 use super::AdminState;
 use crate::access_log::format::LogCx;
 use crate::access_log::sink::ShardLogs;
-use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
+use crate::config::access_log::{Compare, CompareOp, LogFilter};
 use crate::http::message::{RequestHead, ResponseHead};
 use crate::observe::info::StreamInfo;
 
@@ -73,13 +73,7 @@ impl AccessLogs {
         };
         let logs = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for log in admin.access_logs.iter().filter(|log| fits(&log.filter, answered.status, ms, &request)) {
-            logs.line(logs.open(&log.path), |out| match &log.format {
-                LogFormat::Text(format) => format.write(&cx, out),
-                LogFormat::Json { format, omit_empty } => {
-                    format.write(&cx, *omit_empty, out);
-                    out.push(b'\n');
-                }
-            });
+            logs.line(logs.open(&log.path), |out| log.format.write(&cx, out));
         }
         logs.flush();
     }

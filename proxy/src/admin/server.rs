@@ -32,7 +32,7 @@ use super::query::{Query, normal_path};
 use super::reply::Reply;
 use super::stats::Counts;
 use super::{Admin, AdminState, Endpoint, find, page};
-use crate::access_log::format::http_date;
+use crate::access_log::dates::http_date;
 use crate::{limits, log};
 
 /// Binds the address and serves it on a thread of its own. The answer is the bound address.

@@ -10,7 +10,8 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3 as stream;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 
-use crate::access_log::format::{DEFAULT, Format, JsonFormat};
+use crate::access_log::format::{DEFAULT, Format, LogCx};
+use crate::access_log::json::JsonFormat;
 use crate::access_log::sink;
 use crate::config::matchers::header_matcher;
 use crate::config::rejection::{At, Fault};
@@ -39,7 +40,20 @@ impl AccessLog {
 #[derive(Debug, Clone)]
 pub enum LogFormat {
     Text(Format),
-    Json { format: JsonFormat, omit_empty: bool },
+    Json(JsonFormat),
+}
+
+impl LogFormat {
+    /// Writes one line.
+    pub fn write(&self, cx: &LogCx<'_>, out: &mut Vec<u8>) {
+        match self {
+            LogFormat::Text(format) => format.write(cx, out),
+            LogFormat::Json(format) => {
+                format.write(cx, out);
+                out.push(b'\n');
+            }
+        }
+    }
 }
 
 /// Which requests a logger writes.
@@ -188,7 +202,7 @@ fn text(text: &str, omit_empty: bool, at: &At<'_>) -> Result<LogFormat, Fault> {
 
 fn json(fields: &Struct, omit_empty: bool, at: &At<'_>) -> Result<LogFormat, Fault> {
     let format = JsonFormat::compile(&object(fields), omit_empty).map_err(|e| at.refuse(e.to_string()))?;
-    Ok(LogFormat::Json { format, omit_empty })
+    Ok(LogFormat::Json(format))
 }
 
 fn object(fields: &Struct) -> serde_json::Value {
@@ -199,13 +213,21 @@ fn value(value: &Value) -> serde_json::Value {
     match &value.kind {
         None | Some(Kind::NullValue(_)) => serde_json::Value::Null,
         Some(Kind::BoolValue(b)) => (*b).into(),
-        Some(Kind::NumberValue(n)) => {
-            serde_json::Number::from_f64(*n).map_or(serde_json::Value::Null, Into::into)
-        }
+        Some(Kind::NumberValue(n)) => number(*n),
         Some(Kind::StringValue(text)) => text.as_str().into(),
         Some(Kind::ListValue(list)) => list.values.iter().map(self::value).collect(),
         Some(Kind::StructValue(fields)) => object(fields),
     }
+}
+
+/// A whole number is written as one, as in Envoy.
+fn number(n: f64) -> serde_json::Value {
+    const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+    if n.fract() == 0.0 && n.abs() <= EXACT_MAX {
+        #[expect(clippy::cast_possible_truncation, reason = "whole and within the range, as was asked")]
+        return (n as i64).into();
+    }
+    serde_json::Number::from_f64(n).map_or(serde_json::Value::Null, Into::into)
 }
 
 fn filter(

@@ -383,6 +383,11 @@ impl RequestHead {
             + self.fields.byte_size()
     }
 
+    /// Bytes of the head as it was received.
+    pub fn wire_bytes(&self) -> usize {
+        self.fields.block.len()
+    }
+
     pub fn is_method(&self, method: &[u8]) -> bool {
         self.method() == method
     }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use selvedge_runtime::WallTime;
 
 use super::Level;
-use crate::access_log::format::Civil;
+use crate::access_log::dates::Civil;
 
 /// What a line is made of.
 #[derive(Debug, Clone, Copy)]

@@ -11,7 +11,7 @@ use super::stamps::Stamps;
 #[derive(Debug, Clone)]
 pub struct StreamInfo {
     pub stamps: Stamps,
-    /// The wall clock when the head was parsed.
+    /// The wall clock when the first byte of the head was there.
     pub started: WallTime,
     pub flags: Flags,
     /// envoy: response code details
@@ -20,8 +20,6 @@ pub struct StreamInfo {
     /// Body bytes from the client, and to it.
     pub bytes_received: u64,
     pub bytes_sent: u64,
-    pub request_header_bytes: u64,
-    pub response_header_bytes: u64,
     pub upstream_wire_sent: u64,
     pub upstream_wire_received: u64,
     pub downstream_wire_sent: u64,
@@ -32,7 +30,6 @@ pub struct StreamInfo {
     /// The client as believed.
     pub remote: Option<SocketAddress>,
     pub connection_id: u64,
-    pub stream_id: u64,
     pub upstream: Option<UpstreamInfo>,
     pub cluster: Option<Arc<str>>,
     pub route_name: Option<Arc<str>>,
@@ -45,23 +42,24 @@ pub struct StreamInfo {
 
 #[derive(Debug, Clone)]
 pub struct UpstreamInfo {
+    /// Of the endpoint that was chosen.
     pub address: SocketAddress,
+    /// Whether a connection to it was had.
+    pub connected: bool,
     pub local: Option<SocketAddress>,
     pub connection_id: u64,
 }
 
 impl StreamInfo {
-    pub fn new(head: Instant, started: WallTime) -> StreamInfo {
+    pub fn new(begun: Instant, started: WallTime) -> StreamInfo {
         StreamInfo {
-            stamps: Stamps { head, ..Stamps::default() },
+            stamps: Stamps { begun, head: begun, ..Stamps::default() },
             started,
             flags: Flags::default(),
             details: None,
             status: None,
             bytes_received: 0,
             bytes_sent: 0,
-            request_header_bytes: 0,
-            response_header_bytes: 0,
             upstream_wire_sent: 0,
             upstream_wire_received: 0,
             downstream_wire_sent: 0,
@@ -70,7 +68,6 @@ impl StreamInfo {
             direct_remote: None,
             remote: None,
             connection_id: 0,
-            stream_id: 0,
             upstream: None,
             cluster: None,
             route_name: None,

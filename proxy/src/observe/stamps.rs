@@ -1,7 +1,7 @@
 //! Time marks of one request.
 //!
 //! Three are fine clock readings (28 ns each): `head`, `upstream_first`, `flushed`. The others take the time of
-//! the turn in which they happened, which is at most as old as that turn.
+//! the turn in which they happened: they are early by at most what the turn has run.
 
 use selvedge_runtime::Instant;
 
@@ -10,6 +10,8 @@ use selvedge_runtime::Instant;
 pub struct Stamps {
     /// The connection was accepted. Turn time.
     pub accepted: Option<Instant>,
+    /// The first byte of the head was there: turn time where the head came in pieces, else that of `head`.
+    pub begun: Instant,
     /// The whole request head was parsed. Fine.
     pub head: Instant,
     /// A route was picked. Turn time.

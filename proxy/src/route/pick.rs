@@ -56,12 +56,16 @@ pub fn pick<'t>(table: &'t RouteTable, head: &RequestHead, input: PickInput) -> 
 }
 
 impl<'t> Picked<'t> {
-    /// Mutations of all levels in the order of their application.
+    /// Route, virtual host and table in the order in which they edit a head.
     //= envoy: most_specific_header_mutations_wins
+    pub fn levels(self) -> [&'t Mutations; 3] {
+        let (route, host, table) = (&self.route.mutations, &self.host.mutations, &self.table.mutations);
+        if self.table.most_specific_wins { [table, host, route] } else { [route, host, table] }
+    }
+
+    /// The same after those of the weighted entry, which come first.
     pub fn mutations(self, entry: Option<&'t WeightedEntry>) -> impl Iterator<Item = &'t Mutations> {
-        let levels = [&self.route.mutations, &self.host.mutations, &self.table.mutations];
-        let order = if self.table.most_specific_wins { [2, 1, 0] } else { [0, 1, 2] };
-        entry.map(|e| &e.mutations).into_iter().chain(order.into_iter().map(move |i| levels[i]))
+        entry.map(|e| &e.mutations).into_iter().chain(self.levels())
     }
 }
 

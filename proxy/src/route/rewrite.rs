@@ -225,6 +225,13 @@ impl Redirect {
     }
 }
 
+/// Where a request came to.
+pub fn own_location(head: &RequestHead, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"http://");
+    out.extend_from_slice(head.authority().unwrap_or_default());
+    out.extend_from_slice(head.path());
+}
+
 /// Where a request goes that must come over TLS.
 pub fn tls_location(head: &RequestHead, out: &mut Vec<u8>) {
     out.extend_from_slice(b"https://");

@@ -7,7 +7,8 @@ use crate::access_log::format::LogCx;
 use crate::access_log::sink::LogId;
 use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
 use crate::observe::flags::Flags;
-use crate::stats::names::{Http, HttpHist};
+use crate::stats::names::{ClusterHist, Http, HttpHist};
+use crate::upstream::cluster::ClusterTwin;
 
 impl Stream<'_> {
     /// Accounts the stream and says what becomes of the connection.
@@ -40,7 +41,7 @@ impl Stream<'_> {
         if self.info.upgraded {
             http.dec(Http::DownstreamCxUpgradesActive);
         }
-        let total = now.millis_since(self.info.stamps.head);
+        let total = now.millis_since(self.info.stamps.begun);
         http.record(HttpHist::DownstreamRqTime, total);
         let twin = &self.conn.twin;
         for (log, file) in twin.hcm.access_logs.iter().zip(&twin.log_files) {
@@ -51,6 +52,24 @@ impl Stream<'_> {
         self.fate
     }
 
+    /// The response has come whole from `cluster`: how long that took.
+    //= envoy: Filter::onUpstreamComplete: from the end of the request to the end of the response
+    pub(super) fn record_upstream_time(&self, cluster: &ClusterTwin) {
+        let stamps = &self.info.stamps;
+        if let (Some(asked), Some(last)) = (stamps.request_last, stamps.upstream_last) {
+            let (took, internal) = (last.millis_since(asked), self.origin.internal);
+            cluster.stats.record(ClusterHist::UpstreamRqTime, took);
+            cluster.stats.record(
+                if internal {
+                    ClusterHist::InternalUpstreamRqTime
+                } else {
+                    ClusterHist::ExternalUpstreamRqTime
+                },
+                took,
+            );
+        }
+    }
+
     fn write_log(&self, format: &LogFormat, file: LogId) {
         let empty = self.request.method().is_empty();
         let cx = LogCx {
@@ -59,15 +78,9 @@ impl Stream<'_> {
             response: self.response.as_ref(),
             trailers: self.response_trailers.as_ref(),
             protocol: (!empty || self.info.status.is_some()).then(|| self.request.version.text()),
-            local_reply_body: &self.local_body,
+            local_reply_body: b"",
         };
-        self.conn.cx.logs.line(file, |out| match format {
-            LogFormat::Text(format) => format.write(&cx, out),
-            LogFormat::Json { format, omit_empty } => {
-                format.write(&cx, *omit_empty, out);
-                out.push(b'\n');
-            }
-        });
+        self.conn.cx.logs.line(file, |out| format.write(&cx, out));
     }
 
     fn is_logged(&self, filter: &LogFilter, total_ms: u64) -> bool {

@@ -7,9 +7,10 @@ use selvedge_runtime::Chunk;
 use super::Stream;
 use crate::http::h1::encode::decimal;
 use crate::http::header_id::IdSet;
-use crate::http::message::{HeaderId as H, ResponseHead};
+use crate::http::message::{HeaderId as H, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
 use crate::route::pick::Picked;
+use crate::route::rewrite;
 use crate::route::table::{Direct, Redirect};
 
 const BODY: IdSet = IdSet::of(&[H::ContentLength, H::ContentType]);
@@ -38,9 +39,15 @@ impl Reply {
         }
     }
 
-    pub(super) fn direct(direct: &Direct) -> Reply {
+    pub(super) fn direct(direct: &Direct, head: &RequestHead) -> Reply {
         let mut reply = Reply::text(direct.status, b"", "direct_response");
         reply.body = Chunk::from_shared(std::sync::Arc::clone(&direct.body));
+        //= envoy: a direct response of 201 or 3xx points to the request's own place
+        if direct.status == 201 || direct.status / 100 == 3 {
+            let mut location = Vec::new();
+            rewrite::own_location(head, &mut location);
+            reply.location = Some(location);
+        }
         reply
     }
 }
@@ -67,7 +74,6 @@ impl<'c> Stream<'c> {
                 head.fields.append(H::ContentType, b"text/plain");
             }
         }
-        self.local_body = reply.body.clone();
         self.send_response_head(head, reply.body.len() as u64, true);
         if !self.request.is_method(b"HEAD") && !reply.body.is_empty() {
             self.info.bytes_sent += reply.body.len() as u64;

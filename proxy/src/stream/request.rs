@@ -19,7 +19,7 @@ use crate::observe::flags::Flags;
 use crate::observe::info::UpstreamInfo;
 use crate::route::pick::{self, Miss, PickInput, Picked};
 use crate::route::rewrite::{self, Chosen};
-use crate::route::table::{Action, Forward, HostRewrite, PathRewrite, Target, WeightedEntry};
+use crate::route::table::{Action, Forward, HostRewrite, Mutations, PathRewrite, Target, WeightedEntry};
 use crate::stats::names::{Cluster as ClusterStat, Http};
 use crate::upstream::cluster::{ClusterTwin, Host};
 use crate::upstream::pool::{PoolError, UpstreamConn};
@@ -178,10 +178,10 @@ impl<'c> Stream<'c> {
             self.info.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return Err(Reply::text(503, b"no healthy upstream", "no_healthy_upstream"));
         };
-        self.info.upstream =
-            Some(UpstreamInfo { address: host.shared.address.clone(), local: None, connection_id: 0 });
         self.entry = entry;
         self.edit_request(forward, picked, entry, &host);
+        let address = host.shared.address.clone();
+        self.info.upstream = Some(UpstreamInfo { address, connected: false, local: None, connection_id: 0 });
         Ok((cluster, host))
     }
 
@@ -222,39 +222,43 @@ impl<'c> Stream<'c> {
             let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
             self.request.fields.set(H::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
         }
-        let protocol = Some(self.request.version.text());
-        for level in picked.mutations(entry).filter(|l| !l.request.is_empty()) {
-            let info = &self.info;
-            level.request.apply(
-                &mut self.request,
-                JOINED_IN_REQUEST,
-                |head| &mut head.fields,
-                |format, request, out| {
-                    let cx = LogCx {
-                        info,
-                        request,
-                        response: None,
-                        trailers: None,
-                        protocol,
-                        local_reply_body: b"",
-                    };
-                    format.write(&cx, out);
-                },
-            );
+        if let Some(entry) = entry {
+            self.add_and_remove(&entry.mutations);
+            //= envoy: the entry's host replaces the client's, and nothing tells so
+            if let Some(host) = &entry.host_rewrite {
+                self.request.set_authority(host);
+            }
         }
-        let fixed = entry.and_then(|e| e.host_rewrite.as_deref());
-        self.rewrite_host(forward, fixed, &host.shared.hostname);
+        for level in picked.levels() {
+            self.add_and_remove(level);
+        }
+        self.rewrite_host(forward, &host.shared.hostname);
         self.rewrite_path(forward, picked);
     }
 
-    fn rewrite_host(&mut self, forward: &Forward, fixed: Option<&[u8]>, hostname: &str) {
+    fn add_and_remove(&mut self, level: &Mutations) {
+        if level.request.is_empty() {
+            return;
+        }
+        let (info, protocol) = (&self.info, Some(self.request.version.text()));
+        level.request.apply(
+            &mut self.request,
+            JOINED_IN_REQUEST,
+            |head| &mut head.fields,
+            |format, request, out| {
+                let cx =
+                    LogCx { info, request, response: None, trailers: None, protocol, local_reply_body: b"" };
+                format.write(&cx, out);
+            },
+        );
+    }
+
+    fn rewrite_host(&mut self, forward: &Forward, hostname: &str) {
         let mut space = Vec::new();
-        let name = match fixed {
-            Some(name) => Some(name),
-            None if matches!(forward.host, HostRewrite::Auto) => {
-                Some(hostname.as_bytes()).filter(|n| !n.is_empty())
-            }
-            None => forward.rewrite_host(&self.request, &mut space),
+        let name = match forward.host {
+            HostRewrite::Keep => return,
+            HostRewrite::Auto => Some(hostname.as_bytes()).filter(|n| !n.is_empty()),
+            _ => forward.rewrite_host(&self.request, &mut space),
         };
         let Some(name) = name.map(<[u8]>::to_vec) else { return };
         if let Some(old) = self.request.authority().map(<[u8]>::to_vec) {
@@ -292,6 +296,8 @@ impl<'c> Stream<'c> {
         self.info.stamps.connected = Some(rt.now());
         self.info.attempts = 1;
         if let Some(info) = &mut self.info.upstream {
+            info.connected = true;
+            info.local.clone_from(&conn.local);
             info.connection_id = conn.id;
         }
         if self.request_framing == Framing::None

@@ -15,7 +15,7 @@ use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Version};
 use crate::limits;
 use crate::observe::flags::Flags;
-use crate::stats::names::{Cluster as ClusterStat, ClusterHist, Http, ListenerHttp};
+use crate::stats::names::{Cluster as ClusterStat, Http, ListenerHttp};
 use crate::upstream::cluster::bump;
 use crate::upstream::pool;
 
@@ -153,10 +153,10 @@ impl Stream<'_> {
             return;
         }
         let stamps = &self.info.stamps;
-        // envoy: from the last byte of the request that went upstream
-        let from = stamps.upstream_sent.or(stamps.connected).unwrap_or(stamps.head);
-        let first = stamps.upstream_first.unwrap_or(from);
-        head.fields.set(H::XEnvoyUpstreamServiceTime, decimal(first.millis_since(from), &mut [0; 20]));
+        //= envoy: from the end of the request; a response that comes before has none
+        if let (Some(asked), Some(first)) = (stamps.request_last, stamps.upstream_first) {
+            head.fields.set(H::XEnvoyUpstreamServiceTime, decimal(first.millis_since(asked), &mut [0; 20]));
+        }
     }
 
     /// What route, virtual host and table do to a response.
@@ -212,7 +212,6 @@ impl Stream<'_> {
         }
         self.info.stamps.first_out = Some(self.conn.cx.rt.now());
         self.info.status = Some(head.status);
-        self.info.response_header_bytes = head.byte_size() as u64;
         self.response = Some(head);
     }
 
@@ -254,7 +253,7 @@ impl Stream<'_> {
             if self.request.is_method(b"HEAD") {
                 return if old { Framing::UntilClose } else { Framing::Chunked };
             }
-            head.fields.append(H::ContentLength, b"0");
+            return Framing::Length(0);
         }
         self.down_framing
     }
@@ -285,9 +284,10 @@ impl Stream<'_> {
                     frame(self.down_framing, data, &mut self.to_down, &budget);
                 }
                 Ok(BodyEvent::End(trailers)) => {
+                    //= envoy: enable_trailers: otherwise nobody sees them, the log neither
+                    let trailers = trailers.filter(|_| self.conn.twin.hcm.http1.enable_trailers);
                     if self.down_framing == Framing::Chunked {
-                        let keep = self.conn.twin.hcm.http1.enable_trailers;
-                        last_chunk(trailers.as_ref().filter(|_| keep), &mut self.to_down, &budget);
+                        last_chunk(trailers.as_ref(), &mut self.to_down, &budget);
                     }
                     self.response_trailers = trailers;
                     self.response_ended(&chunk);
@@ -310,15 +310,7 @@ impl Stream<'_> {
         let now = self.conn.cx.rt.now();
         self.info.stamps.upstream_last = Some(now);
         let Some(up) = self.up.take() else { return };
-        let from = self.info.stamps.upstream_sent.unwrap_or(now);
-        let took = now.millis_since(from);
-        up.cluster.stats.record(ClusterHist::UpstreamRqTime, took);
-        let by_side = if self.origin.internal {
-            ClusterHist::InternalUpstreamRqTime
-        } else {
-            ClusterHist::ExternalUpstreamRqTime
-        };
-        up.cluster.stats.record(by_side, took);
+        self.record_upstream_time(&up.cluster);
         let idle = !up.busy || up.conn.socket.poll_sent().is_ready();
         if self.request_done && self.to_up.is_empty() && idle {
             let until_close = up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection);

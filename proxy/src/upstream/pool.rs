@@ -9,7 +9,9 @@ use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::task::Poll;
 
-use selvedge_runtime::{ConnectOptions, Instant, Keepalive, NetError, RecvClass, Rt, Socket, TaskId};
+use selvedge_runtime::{
+    ConnectOptions, Instant, Keepalive, NetError, RecvClass, Rt, Socket, SocketAddress, TaskId,
+};
 
 use super::breaker::Limit;
 use super::cluster::{ClusterTwin, Host, bump, drop_one};
@@ -53,6 +55,8 @@ pub struct UpstreamConn {
     pub host: Rc<Host>,
     pub cluster: Rc<ClusterTwin>,
     pub id: u64,
+    /// Our own end, asked of the kernel once.
+    pub local: Option<SocketAddress>,
     /// Requests that it has carried, with the current one.
     pub requests: u32,
     begun: Instant,
@@ -239,6 +243,7 @@ fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>) {
                 let id = cluster.next_connection.get();
                 cluster.next_connection.set(id + 1);
                 give(UpstreamConn {
+                    local: socket.local_addr(),
                     socket,
                     host,
                     cluster,
@@ -260,8 +265,8 @@ async fn connect(rt: &Rt, cluster: &ClusterTwin, host: &Host) -> Result<Socket, 
     let seconds = |n: u32| std::time::Duration::from_secs(n.into());
     let options = ConnectOptions {
         source: config.source_address.as_ref().and_then(|a| match a {
-            selvedge_runtime::SocketAddress::Ip(a) => Some(*a),
-            selvedge_runtime::SocketAddress::Unix(_) => None,
+            SocketAddress::Ip(a) => Some(*a),
+            SocketAddress::Unix(_) => None,
         }),
         keepalive: config.tcp_keepalive.map(|k| Keepalive {
             probes: k.probes,

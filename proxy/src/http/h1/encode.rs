@@ -31,8 +31,12 @@ pub fn encode_response(head: &ResponseHead, framing: Framing, out: &mut BlockMut
     out.extend_from_slice(reason(head.status).as_bytes());
     out.extend_from_slice(b"\r\n");
     encode_fields(&head.fields, out);
-    if framing == Framing::Chunked {
-        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    match framing {
+        Framing::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Framing::Length(0) if !head.fields.contains(HeaderId::ContentLength) => {
+            out.extend_from_slice(b"content-length: 0\r\n");
+        }
+        _ => {}
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -12,8 +12,14 @@ pub const SHARD_LETTERS: usize = 4096;
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body is read in large buffers when at least this much of it is still to come.
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
-/// Times that one configuration may answer a request with another question (a guard, never reached).
-pub const SIDE_CALLS_PER_STREAM: u32 = 64;
+/// Bytes of a body that one filter holds while it looks. envoy: per_connection_buffer_limit_bytes, 1 MiB
+pub const FILTER_HOLD_BYTES: usize = 1 << 20;
+/// Filters of one chain: the longest that are known in the wild have 30.
+pub const FILTERS_PER_CHAIN: usize = 128;
+/// Questions and pauses of one stream: one for each filter and way would be many (a guard against a loop).
+pub const CALLS_PER_STREAM: u32 = 1024;
+/// Bytes of the answer to a filter's question.
+pub const SIDE_CALL_BYTES: usize = 1 << 20;
 
 /// Depth of a configuration's tree: Envoy's own configurations stay below 40.
 pub const CONFIG_DEPTH: usize = 100;

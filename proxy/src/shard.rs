@@ -18,6 +18,7 @@ use crate::config::hcm::Hcm;
 use crate::config::listener::Listener;
 use crate::config::snapshot::Snapshot;
 use crate::downstream::{self, Conn};
+use crate::filters::{self, LocalEntry};
 use crate::http::h1::head::HeadLimits;
 use crate::stats::block::Block;
 use crate::stats::names;
@@ -148,12 +149,17 @@ pub struct ListenerTwin {
     pub open: Arc<AtomicU64>,
     /// When `/drain_listeners?graceful` was called.
     drain_begun: Cell<Option<Instant>>,
+    /// The chain before the router.
+    pub filters: Box<[LocalEntry]>,
 }
 
 impl ListenerTwin {
     fn new(parts: &Parts, at: usize, logs: &ShardLogs) -> ListenerTwin {
         let config = Arc::clone(&parts.snapshot.listeners[at]);
         let (scopes, hcm) = (&parts.scopes[at], Arc::clone(&config.hcm));
+        let place =
+            filters::Place { registry: &parts.registry, shard: parts.shard, manager: &hcm.stat_prefix };
+        let filters = filters::local(&hcm.filters, &place);
         let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
         ListenerTwin {
             limits: HeadLimits {
@@ -168,6 +174,7 @@ impl ListenerTwin {
             http: scopes.http.block(parts.shard),
             listener_http: scopes.listener_http.block(parts.shard),
             log_files,
+            filters,
             open: Arc::clone(&scopes.open),
             drain_begun: Cell::new(None),
             config,

@@ -1,1 +1,264 @@
-//! A filter's question to another service.
+//! A filter's question to another service: one request over the pools of its cluster, and the whole answer.
+//!
+//! It is read by the same strict code as any response, within a time and a size. Dropping the future ends it: the
+//! connection is closed, never returned. It retries nothing and follows nothing.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
+
+use crate::http::h1::body::{BodyDecoder, BodyEvent};
+use crate::http::h1::encode::{decimal, encode_request};
+use crate::http::h1::head::{self, DecodedResponse, HeadLimits, HeadScan, RequestKind};
+use crate::http::message::{Framing, HeaderId, RequestHead, ResponseHead};
+use crate::limits;
+use crate::shard::Cx;
+use crate::stats::names::Cluster as Stat;
+use crate::stream::Held;
+use crate::upstream::cluster::{ClusterTwin, bump};
+use crate::upstream::pool::{self, PoolError, UpstreamConn};
+
+/// What a filter asks, and whom.
+#[derive(Debug)]
+pub struct Question {
+    pub cluster: Arc<str>,
+    pub head: RequestHead,
+    pub body: Chunks,
+    pub timeout: Duration,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Answer {
+    /// The pause is over.
+    Slept,
+    Response(Box<SideResponse>),
+    Failed(Failure),
+}
+
+#[derive(Debug)]
+pub struct SideResponse {
+    pub head: ResponseHead,
+    pub body: Chunk,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    NoCluster,
+    NoEndpoint,
+    Overflow,
+    Connect,
+    Reset,
+    Malformed,
+    TooLarge,
+    Timeout,
+}
+
+/// Asks, and waits for the answer or for its deadline.
+pub async fn ask(cx: Rc<Cx>, question: Box<Question>) -> Answer {
+    let Some(cluster) = cx.clusters.find(&cx.snapshot, question.cluster.as_bytes()).map(Rc::clone) else {
+        return Answer::Failed(Failure::NoCluster);
+    };
+    let deadline = if question.timeout.is_zero() { Instant::FAR } else { cx.rt.now() + question.timeout };
+    let mut sleep = cx.rt.sleep_until(deadline);
+    let mut exchange = pin!(exchange(&cx, &cluster, *question));
+    let result = poll_fn(|context| {
+        if let Poll::Ready(result) = exchange.as_mut().poll(context) {
+            return Poll::Ready(result);
+        }
+        sleep.poll_due().map(|()| Err(Failure::Timeout))
+    })
+    .await;
+    match result {
+        Ok(response) => {
+            cluster.stats.code(response.head.status, true);
+            Answer::Response(Box::new(response))
+        }
+        Err(failure) => {
+            account(&cluster, failure);
+            Answer::Failed(failure)
+        }
+    }
+}
+
+/// The status that Envoy's asynchronous client counts where there was none.
+fn account(cluster: &ClusterTwin, failure: Failure) {
+    match failure {
+        Failure::NoCluster => {}
+        Failure::Timeout => {
+            cluster.stats.inc(Stat::UpstreamRqTimeout);
+            cluster.stats.code(504, true);
+        }
+        Failure::Malformed => {
+            cluster.stats.inc(Stat::UpstreamCxProtocolError);
+            cluster.stats.code(502, true);
+        }
+        Failure::NoEndpoint => {
+            cluster.stats.inc(Stat::UpstreamCxNoneHealthy);
+            cluster.stats.code(503, true);
+        }
+        Failure::Overflow | Failure::Connect | Failure::Reset | Failure::TooLarge => {
+            cluster.stats.code(503, true);
+        }
+    }
+}
+
+async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Result<SideResponse, Failure> {
+    let host = cluster.pick(&cx.rt).ok_or(Failure::NoEndpoint)?;
+    let taken = pool::take(&cx.rt, cluster, &host, 0).await.and_then(|conn| pool::admit(conn, 0));
+    let conn = taken.map_err(|error| match error {
+        PoolError::PendingOverflow | PoolError::RequestOverflow => Failure::Overflow,
+        PoolError::ConnectFailed(_) | PoolError::ConnectTimeout => {
+            bump(&host.shared.stats.rq_error);
+            Failure::Connect
+        }
+    })?;
+    let _held = Held::new(cluster, &host, 0);
+    let bytes = encode(cx, question);
+    cluster.stats.add(Stat::UpstreamCxTxBytesTotal, bytes.bytes() as u64);
+    conn.socket.start_send(bytes.chunks);
+    let result = read(cx, cluster, &conn, bytes.head_request).await;
+    let stats = &host.shared.stats;
+    let (response, keep) = match result {
+        Ok(found) => found,
+        Err(failure) => {
+            bump(&stats.rq_error);
+            return Err(failure);
+        }
+    };
+    bump(if response.head.status < 500 { &stats.rq_success } else { &stats.rq_error });
+    let sent = !conn.socket.send_in_flight() || matches!(conn.socket.poll_sent(), Poll::Ready(Ok(())));
+    if keep && sent {
+        pool::give(conn);
+    } else {
+        if !keep {
+            cluster.stats.inc(Stat::UpstreamCxCloseNotify);
+        }
+        conn.retire();
+    }
+    Ok(response)
+}
+
+struct Encoded {
+    chunks: Chunks,
+    /// A response to HEAD has no body.
+    head_request: bool,
+}
+
+impl Encoded {
+    fn bytes(&self) -> usize {
+        self.chunks.bytes()
+    }
+}
+
+//= envoy: the asynchronous client's requests are internal, and say how long they will be waited for
+fn encode(cx: &Cx, mut question: Question) -> Encoded {
+    let fields = &mut question.head.fields;
+    fields.set(HeaderId::XEnvoyInternal, b"true");
+    let millis = u64::try_from(question.timeout.as_millis()).unwrap_or(u64::MAX);
+    if millis > 0 {
+        fields.set(HeaderId::XEnvoyExpectedRqTimeoutMs, decimal(millis, &mut [0; 20]));
+    }
+    let mut block = cx.rt.block(question.head.byte_size() + 256);
+    encode_request(&question.head, Framing::Length(question.body.bytes() as u64), false, &mut block);
+    let mut chunks = Chunks::from(block.freeze());
+    chunks.append(question.body);
+    Encoded { chunks, head_request: question.head.is_method(b"HEAD") }
+}
+
+/// The next bytes of the service. A failed send is not told apart: what the service still says comes first.
+async fn receive(cluster: &ClusterTwin, conn: &UpstreamConn) -> Result<Option<Chunk>, NetError> {
+    let received = conn.socket.recv().await;
+    match &received {
+        Ok(Some(chunk)) => cluster.stats.add(Stat::UpstreamCxRxBytesTotal, chunk.len() as u64),
+        Ok(None) | Err(_) => conn.ended_by_peer(),
+    }
+    received
+}
+
+/// The whole response, and whether its connection may be used again.
+async fn read(
+    cx: &Cx,
+    cluster: &ClusterTwin,
+    conn: &UpstreamConn,
+    head_request: bool,
+) -> Result<(SideResponse, bool), Failure> {
+    let (response, mut rest) = read_head(cx, cluster, conn, head_request).await?;
+    let mut decoder = BodyDecoder::new(response.framing);
+    let mut body = Chunks::new();
+    loop {
+        match decoder.decode(&mut rest) {
+            Err(_) => return Err(Failure::Malformed),
+            Ok(BodyEvent::Data(data)) => {
+                body.push(data.compact(cx.rt.budget()));
+                if body.bytes() > limits::SIDE_CALL_BYTES {
+                    return Err(Failure::TooLarge);
+                }
+            }
+            Ok(BodyEvent::End(_)) => {
+                let keep = response.keep_alive && rest.is_empty();
+                return Ok((SideResponse { head: response.head, body: body.gather(cx.rt.budget()) }, keep));
+            }
+            Ok(BodyEvent::NeedMore) => match receive(cluster, conn).await {
+                Ok(Some(chunk)) => rest = chunk,
+                Ok(None) if decoder.ends_with_connection() => {
+                    let body = body.gather(cx.rt.budget());
+                    return Ok((SideResponse { head: response.head, body }, false));
+                }
+                Ok(None) | Err(_) => return Err(Failure::Reset),
+            },
+        }
+    }
+}
+
+/// The final head, and the bytes behind it.
+async fn read_head(
+    cx: &Cx,
+    cluster: &ClusterTwin,
+    conn: &UpstreamConn,
+    head_request: bool,
+) -> Result<(DecodedResponse, Chunk), Failure> {
+    let config = cluster.config();
+    let bounds = HeadLimits {
+        bytes_max: config.max_response_headers_kb as usize * 1024,
+        fields_max: config.max_headers_count as usize,
+        accept_http_10: true,
+        allow_chunked_length: config.h1.allow_chunked_length,
+        allow_absolute_url: true,
+    };
+    let mut scan = HeadScan::default();
+    let mut bytes = Chunk::from_static(b"");
+    loop {
+        match head::find_head_end(&mut scan, &bytes, &bounds) {
+            Err(_) => return Err(Failure::Malformed),
+            Ok(None) => {
+                let Ok(Some(more)) = receive(cluster, conn).await else { return Err(Failure::Reset) };
+                if bytes.is_empty() {
+                    bytes = more;
+                } else {
+                    let mut block = BlockMut::with_capacity(bytes.len() + more.len(), cx.rt.budget());
+                    block.extend_from_slice(&bytes);
+                    block.extend_from_slice(&more);
+                    bytes = block.freeze();
+                }
+            }
+            Ok(Some(end)) => {
+                let block = bytes.split_to(end);
+                scan = HeadScan::default();
+                let kind = RequestKind { head: head_request, upgrade: false };
+                let response = head::decode_response(block, kind, &bounds).map_err(|_| Failure::Malformed)?;
+                //= rfc9110#15.2: an interim response is not the answer
+                if response.head.status >= 200 {
+                    return Ok((response, bytes));
+                }
+                cluster.stats.code(response.head.status, true);
+            }
+        }
+    }
+}

@@ -1,13 +1,14 @@
 //! THE STRAIGHT LINE: one request from head to last byte.
 //!
 //! ```text
-//! admit -> route -> (reply | redirect | forward: pick -> connection -> send) -> response -> finish
+//! admit -> route -> filters -> (reply | redirect | forward: pick -> connection -> send) -> response -> filters -> finish
 //! ```
 //! Both directions are driven by one loop: it waits for the next event and handles it without waiting.
 //! Every exit accounts once, in `finish`; a stream that is dropped where it waits accounts there too.
 //! It reads no configuration but its listener's twin, and picks no endpoint itself.
 
 mod account;
+mod filters;
 mod reply;
 mod request;
 mod response;
@@ -16,27 +17,30 @@ use std::borrow::Cow;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
 
 use crate::downstream::Conn;
+use crate::filters::Dir;
 use crate::http::edge::Origin;
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::head::{DecodedRequest, HeadError, HeadScan};
 use crate::http::message::{Framing, RequestHead, ResponseHead};
-use crate::limits;
 use crate::observe::flags::Flags;
 use crate::observe::info::StreamInfo;
 use crate::route::pick::Picked;
 use crate::route::table::{Action, Forward, WeightedEntry};
+use crate::side_call::Answer;
 use crate::stats::names::{Cluster as ClusterStat, Http};
 use crate::upstream::breaker::Limit;
 use crate::upstream::cluster::{ClusterTwin, Host, bump, drop_one};
 use crate::upstream::pool::{self, PoolError, UpstreamConn};
 
-pub(crate) use reply::Reply;
+pub use reply::Reply;
+
+use filters::Filters;
 
 /// What becomes of the client's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ enum Cut {
     Downstream,
     /// The response broke off after its head had gone out.
     Upstream(&'static str),
+    /// A filter ended the stream.
+    Filter(&'static str),
 }
 
 /// One exchange.
@@ -97,6 +103,10 @@ struct Stream<'c> {
     entry: Option<&'c WeightedEntry>,
     /// Status of the reply when the upstream takes too long.
     timeout_status: u16,
+    /// `None`: no filter stands before the router.
+    filters: Option<Box<Filters<'c>>>,
+    /// A filter broke off a reply of ours.
+    broken: Option<Cut>,
     fate: Fate,
     finished: bool,
 }
@@ -113,14 +123,14 @@ struct Up {
 }
 
 /// What a request holds of its cluster while it is there: a place under the breaker, and the gauges.
-struct Held {
+pub(crate) struct Held {
     cluster: Rc<ClusterTwin>,
     host: Rc<Host>,
     priority: usize,
 }
 
 impl Held {
-    fn new(cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) -> Held {
+    pub(crate) fn new(cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) -> Held {
         cluster.stats.inc(ClusterStat::UpstreamRqTotal);
         cluster.stats.inc(ClusterStat::UpstreamRqActive);
         cluster.shared.breakers[priority].inc(Limit::Requests);
@@ -149,6 +159,8 @@ enum Event {
     DownSent(Result<(), NetError>),
     Gone,
     Deadline,
+    /// For a filter of that way.
+    Answer(Dir, Answer),
 }
 
 /// Runs one request.
@@ -230,6 +242,8 @@ impl<'c> Stream<'c> {
             picked: None,
             entry: None,
             timeout_status: 504,
+            filters: None,
+            broken: None,
             fate: Fate::KeepAlive,
             finished: false,
         }
@@ -268,20 +282,38 @@ impl<'c> Stream<'c> {
             self.send_continue();
         }
         self.decode_available();
-        let twin = &self.conn.twin;
-        let picked = self.pick_route();
+        self.random = self.conn.cx.rt.random();
+        let mut picked = self.pick_route();
         self.info.stamps.routed = Some(self.conn.cx.rt.now());
+        if self.upgrade
+            && let Err(reply) = self.admit_upgrade(picked.ok())
+        {
+            self.reply(reply);
+            return self.pump().await;
+        }
+        self.picked = picked.ok();
+        if !self.conn.twin.filters.is_empty() {
+            if let Err(ended) = self.pass_filters().await {
+                return ended;
+            }
+            // A filter may have chosen anew.
+            picked = self.picked.map_or(picked, Ok);
+        }
         match picked {
-            Err(reply) => self.reply(reply),
+            Err(miss) => {
+                let reply = self.missed(miss);
+                self.reply(reply);
+            }
             Ok(picked) => {
-                self.picked = Some(picked);
+                let http = &self.conn.twin.http;
+                http.inc(Http::RqTotal);
                 match &picked.route.action {
                     Action::Direct(direct) => {
-                        twin.http.inc(Http::RqDirectResponse);
+                        http.inc(Http::RqDirectResponse);
                         self.reply(Reply::direct(direct, &self.request));
                     }
                     Action::Redirect(redirect) => {
-                        twin.http.inc(Http::RqDirectResponse);
+                        http.inc(Http::RqDirectResponse);
                         self.redirect(redirect, picked);
                     }
                     Action::Forward(forward) => return self.forward(forward, picked).await,
@@ -316,8 +348,10 @@ impl<'c> Stream<'c> {
             }
         };
         let held = Held::new(&cluster, &host, priority);
-        self.send_head(conn, cluster);
-        let cut = self.pump().await;
+        let cut = match self.send_head(conn, cluster) {
+            Ok(()) => self.pump().await,
+            Err(cut) => Some(cut),
+        };
         drop(held);
         cut
     }
@@ -332,21 +366,19 @@ impl<'c> Stream<'c> {
         let conn = self.conn;
         {
             let mut take = pin!(pool::take(&conn.cx.rt, cluster, host, priority));
-            while !self.response_done {
+            while !self.answered() {
                 let event = poll_fn(|context| match take.as_mut().poll(context) {
                     Poll::Ready(taken) => Poll::Ready(Ok(taken)),
-                    Poll::Pending => self.poll_client().map(Err),
+                    Poll::Pending => self.poll_client(context).map(Err),
                 });
                 match event.await {
                     Ok(taken) => return Ok(taken),
+                    Err(Event::Deadline) => match self.slept() {
+                        Some(dir) => self.on_answer(dir, Answer::Slept).map_err(Some)?,
+                        None => self.timed_out(Some(cluster)).map_or(Ok(()), |cut| Err(Some(cut)))?,
+                    },
                     // What comes meanwhile leaves with the head.
-                    Err(Event::Down(chunk)) => self.on_down_bytes(chunk),
-                    Err(Event::Deadline) => {
-                        if let Some(cut) = self.timed_out(Some(cluster)) {
-                            return Err(Some(cut));
-                        }
-                    }
-                    Err(_) => return Err(Some(Cut::Downstream)),
+                    Err(event) => self.handle(event).map_err(Some)?,
                 }
             }
         }
@@ -355,7 +387,8 @@ impl<'c> Stream<'c> {
 
     fn deadline(&self) -> Instant {
         let request = if self.request_done { Instant::FAR } else { self.request_deadline };
-        let upstream = self.route_deadline.min(self.try_deadline);
+        let pause = self.filters.as_ref().map_or(Instant::FAR, |f| f.deadline());
+        let upstream = self.route_deadline.min(self.try_deadline).min(pause);
         upstream.min(self.idle_deadline).min(request).min(self.duration_deadline)
     }
 
@@ -363,7 +396,10 @@ impl<'c> Stream<'c> {
     async fn pump(&mut self) -> Option<Cut> {
         self.flush_down();
         while !self.is_over() {
-            let event = poll_fn(|_| self.poll_event()).await;
+            if let Some(cut) = self.broken.take() {
+                return Some(cut);
+            }
+            let event = poll_fn(|context| self.poll_event(context)).await;
             if let Err(cut) = self.handle(event) {
                 return Some(cut);
             }
@@ -375,13 +411,11 @@ impl<'c> Stream<'c> {
         self.response_done && self.to_down.is_empty() && !self.down_busy
     }
 
-    fn poll_event(&mut self) -> Poll<Event> {
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         let conn = self.conn;
+        let wants_response = self.wants_response();
         if let Some(up) = &mut self.up {
-            if !self.response_done
-                && self.to_down.bytes() < limits::PUMP_BYTES
-                && let Poll::Ready(result) = up.conn.socket.poll_recv()
-            {
+            if wants_response && let Poll::Ready(result) = up.conn.socket.poll_recv() {
                 return Poll::Ready(Event::Up(result));
             }
             let waits = !self.to_up.is_empty();
@@ -397,19 +431,22 @@ impl<'c> Stream<'c> {
         {
             return Poll::Ready(Event::DownSent(result));
         }
-        self.poll_client()
+        self.poll_client(context)
     }
 
-    /// What the client does, or the time.
-    fn poll_client(&self) -> Poll<Event> {
+    /// What the client does, what filters learn, or the time.
+    fn poll_client(&mut self, context: &mut Context<'_>) -> Poll<Event> {
         let conn = self.conn;
-        if !self.request_done && !self.response_done {
-            if self.to_up.bytes() < limits::PUMP_BYTES
-                && let Poll::Ready(bytes) = conn.poll_bytes()
-            {
+        if let Some(filters) = &mut self.filters
+            && let Poll::Ready((dir, answer)) = filters.poll_answer(context)
+        {
+            return Poll::Ready(Event::Answer(dir, answer));
+        }
+        if self.wants_request() {
+            if let Poll::Ready(bytes) = conn.poll_bytes() {
                 return Poll::Ready(bytes.map_or(Event::Gone, Event::Down));
             }
-        } else if conn.poll_gone().is_ready() {
+        } else if !self.is_backed_up() && conn.poll_gone().is_ready() {
             return Poll::Ready(Event::Gone);
         }
         let mut sleep = conn.sleep.borrow_mut();
@@ -438,9 +475,14 @@ impl<'c> Stream<'c> {
                 Ok(())
             }
             Event::Down(chunk) => {
-                self.on_down_bytes(chunk);
+                let taken = self.on_down_bytes(chunk);
                 self.flush_up();
-                Ok(())
+                taken
+            }
+            Event::Answer(dir, answer) => {
+                let driven = self.on_answer(dir, answer);
+                self.flush_up();
+                driven
             }
             Event::DownSent(result) => {
                 self.down_busy = false;
@@ -449,7 +491,10 @@ impl<'c> Stream<'c> {
                 Ok(())
             }
             Event::Gone => Err(Cut::Downstream),
-            Event::Deadline => self.timed_out(None).map_or(Ok(()), Err),
+            Event::Deadline => match self.slept() {
+                Some(dir) => self.on_answer(dir, Answer::Slept),
+                None => self.timed_out(None).map_or(Ok(()), Err),
+            },
         }
     }
 
@@ -470,7 +515,7 @@ impl<'c> Stream<'c> {
             up.busy = true;
             up.conn.socket.start_send(chunks);
         }
-        if self.request_done && self.to_up.is_empty() && self.info.stamps.upstream_sent.is_none() {
+        if self.request_passed() && self.to_up.is_empty() && self.info.stamps.upstream_sent.is_none() {
             self.info.stamps.upstream_sent = Some(self.conn.cx.rt.now());
         }
     }
@@ -609,39 +654,35 @@ impl<'c> Stream<'c> {
         }
     }
 
-    /// Body bytes of the client, framed for upstream.
-    fn on_down_bytes(&mut self, mut chunk: Chunk) {
+    /// Body bytes of the client, for the filters and for upstream.
+    fn on_down_bytes(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
         self.info.downstream_wire_received += chunk.len() as u64;
         if self.upgrade {
             self.info.bytes_received += chunk.len() as u64;
             self.to_up.push(chunk);
-            return;
+            return Ok(());
         }
         loop {
             match self.body.decode(&mut chunk) {
-                Ok(BodyEvent::NeedMore) => return,
+                Ok(BodyEvent::NeedMore) => return Ok(()),
                 Ok(BodyEvent::Data(data)) => {
                     self.info.bytes_received += data.len() as u64;
-                    response::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
+                    self.request_data(data)?;
+                    if self.is_refused() {
+                        return Ok(());
+                    }
                     if self.body.remaining() == Some(0) && self.request_framing != Framing::Chunked {
                         self.give_back(chunk);
-                        self.request_ended();
-                        return;
+                        return self.request_over(None);
                     }
                 }
                 Ok(BodyEvent::End(trailers)) => {
-                    if self.request_framing == Framing::Chunked {
-                        let keep = self.conn.twin.hcm.http1.enable_trailers;
-                        let trailers = trailers.filter(|_| keep);
-                        response::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
-                    }
                     self.give_back(chunk);
-                    self.request_ended();
-                    return;
+                    return self.request_over(trailers);
                 }
                 Err(_) => {
                     self.body_refused();
-                    return;
+                    return Ok(());
                 }
             }
         }

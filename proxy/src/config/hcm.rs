@@ -12,8 +12,9 @@ use crate::config::cluster::IDLE_TIMEOUT;
 use crate::config::rejection::{At, Fault};
 use crate::config::route::{self, Lookup};
 use crate::config::values;
-use crate::filters::{self, FilterConfig};
+use crate::filters;
 use crate::http::edge::{Cidr, EdgePolicy, ServerHeader};
+use crate::limits;
 use crate::route::table::{RouteTable, Upgrade};
 
 /// A compiled HTTP connection manager.
@@ -22,7 +23,7 @@ pub struct Hcm {
     pub stat_prefix: Arc<str>,
     pub routes: Arc<RouteTable>,
     /// The chain, without the router: that is the end of every chain.
-    pub filters: Arc<[FilterConfig]>,
+    pub filters: Arc<[filters::Entry]>,
     pub router: RouterOptions,
     pub access_logs: Vec<AccessLog>,
 
@@ -103,8 +104,7 @@ pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<
     let common_at = at.field(MESSAGE, "common_http_protocol_options");
     let timeout =
         |value: Option<&_>, default, field| values::timeout(value, default, &at.field(MESSAGE, field));
-    let (chain, router) = chain(config, at)?;
-    filters::check_overrides(&chain, &routes, at)?;
+    let (chain, router) = chain(config, lookup, at)?;
     Ok(Hcm {
         stat_prefix: Arc::from(config.stat_prefix.as_str()),
         routes: Arc::new(routes),
@@ -239,8 +239,9 @@ const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 /// The filters before the router, and the router's options. //= envoy: the router is the last filter
 fn chain(
     config: &hcm::HttpConnectionManager,
+    lookup: Lookup<'_>,
     at: &At<'_>,
-) -> Result<(Vec<FilterConfig>, RouterOptions), Fault> {
+) -> Result<(Vec<filters::Entry>, RouterOptions), Fault> {
     use hcm::http_filter::ConfigType;
     let mut chain = Vec::new();
     let mut router = None;
@@ -274,8 +275,12 @@ fn chain(
                     filter.name
                 )));
             }
-            chain.push(filters::compile(filter, any, &inner)?);
+            chain.extend(filters::compile(filter, any, lookup, &inner)?);
         }
+    }
+    if chain.len() > limits::FILTERS_PER_CHAIN {
+        let reason = format!("more than {} filters in a chain", limits::FILTERS_PER_CHAIN);
+        return Err(at.field(MESSAGE, "http_filters").refuse(reason));
     }
     match router {
         Some(router) => Ok((chain, router)),

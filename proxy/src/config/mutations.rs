@@ -12,7 +12,9 @@ use envoy_types::pb::google::protobuf::Any;
 
 use crate::access_log::format::Format;
 use crate::config::rejection::{At, Fault};
+use crate::config::route::Lookup;
 use crate::config::values::{self, header_safe};
+use crate::filters;
 use crate::route::mutations::{AppendAction, HeaderAdd, HeaderMutations};
 use crate::route::table::{FilterOverride, Mutations, PerFilter};
 
@@ -126,6 +128,7 @@ fn removes(
 /// `typed_per_filter_config` of one level.
 pub fn per_filter(
     map: &HashMap<String, Any>,
+    lookup: Lookup<'_>,
     message: &'static str,
     at: &At<'_>,
 ) -> Result<PerFilter, Fault> {
@@ -134,33 +137,38 @@ pub fn per_filter(
     names.sort();
     let mut list = Vec::new();
     for name in names {
-        if let Some(found) = one_override(name, &map[name], &here)? {
+        if let Some(found) = one_override(name, &map[name], lookup, &here)? {
             list.push((Arc::from(name.as_str()), found));
         }
     }
     Ok(PerFilter::new(list))
 }
 
-fn one_override(name: &str, any: &Any, at: &At<'_>) -> Result<Option<FilterOverride>, Fault> {
-    let config = |any: &Any| -> Result<FilterOverride, Fault> {
-        match values::type_name(any) {
-            "envoy.extensions.filters.http.router.v3.Router" => Err(at.refuse(format!(
-                "The filter {name} doesn't support virtual host or route specific configurations"
-            ))),
-            _ => Ok(FilterOverride::Config {
-                type_url: Arc::from(any.type_url.as_str()),
-                bytes: Arc::from(&any.value[..]),
-            }),
-        }
+fn one_override(
+    name: &str,
+    any: &Any,
+    lookup: Lookup<'_>,
+    at: &At<'_>,
+) -> Result<Option<FilterOverride>, Fault> {
+    let config = |any: &Any, optional: bool| match filters::compile_route(any, lookup, at) {
+        Some(compiled) => Ok(Some(FilterOverride::Config(Arc::new(compiled?)))),
+        None if optional => Ok(None),
+        None if values::type_name(any) == "envoy.extensions.filters.http.router.v3.Router" => Err(at.refuse(
+            format!("The filter {name} doesn't support virtual host or route specific configurations"),
+        )),
+        None => Err(at.refuse(format!(
+            "Didn't find a registered implementation for '{name}' with type URL: '{}'",
+            values::type_name(any)
+        ))),
     };
     if values::type_name(any) != "envoy.config.route.v3.FilterConfig" {
-        return config(any).map(Some);
+        return config(any, false);
     }
     let inner: route::FilterConfig = values::unpack(any, at)?;
     match &inner.config {
         _ if inner.disabled => Ok(Some(FilterOverride::Disabled)),
         Some(any) if any.value.is_empty() && any.type_url.is_empty() => Ok(Some(FilterOverride::Enabled)),
-        Some(any) => config(any).map(Some),
+        Some(any) => config(any, inner.is_optional),
         None => {
             Err(at.refuse(format!("Empty route/virtual host per filter configuration for {name} filter")))
         }

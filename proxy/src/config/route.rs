@@ -71,7 +71,7 @@ pub fn table(
         ignore_port_in_host: config.ignore_port_in_host_matching,
         mutations: mutations(lists!("RouteConfiguration", config), at)?,
         most_specific_wins: config.most_specific_header_mutations_wins,
-        per_filter: per_filter(&config.typed_per_filter_config, MESSAGE, at)?,
+        per_filter: per_filter(&config.typed_per_filter_config, lookup, MESSAGE, at)?,
     })
 }
 
@@ -145,7 +145,7 @@ fn virtual_host(host: &route::VirtualHost, lookup: Lookup<'_>, at: &At<'_>) -> R
             }
         },
         mutations: mutations(lists!("VirtualHost", host), at)?,
-        per_filter: per_filter(&host.typed_per_filter_config, MESSAGE, at)?,
+        per_filter: per_filter(&host.typed_per_filter_config, lookup, MESSAGE, at)?,
         include_request_attempt_count: host.include_request_attempt_count,
         include_attempt_count_in_response: host.include_attempt_count_in_response,
         request_body_buffer_limit: buffer_limit(
@@ -200,7 +200,7 @@ fn route(one: &route::Route, lookup: Lookup<'_>, at: &At<'_>) -> Result<Route, F
         matcher,
         action,
         mutations: mutations(lists!("Route", one), at)?,
-        per_filter: per_filter(&one.typed_per_filter_config, MESSAGE, at)?,
+        per_filter: per_filter(&one.typed_per_filter_config, lookup, MESSAGE, at)?,
         stat_prefix: Arc::from(one.stat_prefix.as_str()),
         decorator,
         request_body_buffer_limit: buffer_limit(

@@ -224,7 +224,7 @@ fn weighted_entry(
         target,
         mutations: mutations(lists!("ClusterWeight", cluster), at)?,
         host_rewrite,
-        per_filter: per_filter(&cluster.typed_per_filter_config, MESSAGE, at)?,
+        per_filter: per_filter(&cluster.typed_per_filter_config, lookup, MESSAGE, at)?,
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
+use crate::filters::RouteConfig;
 use crate::route::matchers::RouteMatch;
 use crate::route::mutations::HeaderMutations;
 use crate::route::pick::{DomainIndex, PathIndex};
@@ -233,11 +234,8 @@ pub struct PerFilter(Box<[(Arc<str>, FilterOverride)]>);
 /// What one level says about one filter.
 #[derive(Debug, Clone)]
 pub enum FilterOverride {
-    /// The filter's per-route message.
-    Config {
-        type_url: Arc<str>,
-        bytes: Arc<[u8]>,
-    },
+    /// The filter's per-route message. Switches the filter on, too.
+    Config(Arc<RouteConfig>),
     Disabled,
     /// Switches on a filter that the chain lists as disabled.
     Enabled,

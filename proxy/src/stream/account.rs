@@ -29,7 +29,7 @@ impl Stream<'_> {
                 http.inc(Http::DownstreamRqRxReset);
                 self.fate = Fate::Close;
             }
-            Some(Cut::Upstream(details)) => {
+            Some(Cut::Upstream(details) | Cut::Filter(details)) => {
                 self.info.details = Some(Cow::Borrowed(details));
                 http.inc(Http::DownstreamRqTxReset);
                 http.inc(Http::DownstreamRqRxReset);
@@ -37,6 +37,7 @@ impl Stream<'_> {
             }
         }
         self.up = None;
+        self.filters = None;
         http.dec(Http::DownstreamRqActive);
         if self.info.upgraded {
             http.dec(Http::DownstreamCxUpgradesActive);

@@ -7,7 +7,7 @@ use selvedge_runtime::Chunk;
 use super::Stream;
 use crate::http::h1::encode::decimal;
 use crate::http::header_id::IdSet;
-use crate::http::message::{HeaderId as H, RequestHead, ResponseHead};
+use crate::http::message::{Framing, HeaderId as H, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
 use crate::route::pick::Picked;
 use crate::route::rewrite;
@@ -17,24 +17,27 @@ const BODY: IdSet = IdSet::of(&[H::ContentLength, H::ContentType]);
 
 /// A local reply, before the connection manager's own fields.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) body: Chunk,
-    pub(crate) details: Cow<'static, str>,
-    pub(crate) flags: Flags,
-    pub(crate) location: Option<Vec<u8>>,
+pub struct Reply {
+    pub status: u16,
+    pub body: Chunk,
+    pub details: Cow<'static, str>,
+    pub flags: Flags,
+    pub location: Option<Vec<u8>>,
+    /// Fields of a filter's; they replace those of the same name.
+    pub headers: Vec<(Vec<u8>, Vec<u8>)>,
     /// Says `x-envoy-overloaded: true`.
-    pub(crate) overloaded: bool,
+    pub overloaded: bool,
 }
 
 impl Reply {
-    pub(crate) fn text(status: u16, body: &[u8], details: &'static str) -> Reply {
+    pub fn text(status: u16, body: &[u8], details: &'static str) -> Reply {
         Reply {
             status,
             body: Chunk::copy_from(body),
             details: Cow::Borrowed(details),
             flags: Flags::default(),
             location: None,
+            headers: Vec::new(),
             overloaded: false,
         }
     }
@@ -64,22 +67,34 @@ impl<'c> Stream<'c> {
         if reply.overloaded {
             head.fields.append(H::XEnvoyOverloaded, b"true");
         }
-        //= envoy: Utility::prepareLocalReply: the route's edits come before the body's fields
+        //= envoy: Utility::prepareLocalReply: the route's edits come before the filter's and the body's fields
         self.route_mutations(&mut head);
-        if reply.body.is_empty() {
-            head.fields.remove_ids(BODY);
-        } else {
-            head.fields.set(H::ContentLength, decimal(reply.body.len() as u64, &mut [0; 20]));
+        for (name, _) in &reply.headers {
+            head.fields.remove_named(name);
+        }
+        for (name, value) in &reply.headers {
+            head.fields.append_named(name, value);
+        }
+        let length = reply.body.len() as u64;
+        if length > 0 {
+            head.fields.set(H::ContentLength, decimal(length, &mut [0; 20]));
             if !head.fields.contains(H::ContentType) {
                 head.fields.append(H::ContentType, b"text/plain");
             }
+            self.down_framing = Framing::Length(length);
+        } else {
+            head.fields.remove_ids(BODY);
+            self.down_framing = Framing::None;
         }
-        self.send_response_head(head, reply.body.len() as u64, true);
-        if !self.request.is_method(b"HEAD") && !reply.body.is_empty() {
-            self.info.bytes_sent += reply.body.len() as u64;
-            self.to_down.push(reply.body);
+        let body = if self.request.is_method(b"HEAD") { Chunk::from_static(b"") } else { reply.body };
+        match self.reply_through_filters(head, &body) {
+            Some(head) => {
+                self.send_response_head(head, true);
+                self.emit(body);
+                self.response_last(None);
+            }
+            None => self.broken = self.drive_response().err(),
         }
-        self.response_done = true;
     }
 
     /// Points elsewhere. A rewritten path is the request's own from here on, as logs show it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use selvedge_runtime::{Chunk, Chunks, NetError, SocketAddress};
 
-use super::{Reply, Stream, Up};
+use super::{Cut, Reply, Stream, Up};
 use crate::access_log::format::LogCx;
 use crate::http::edge::{Carrier, request_in};
 use crate::http::h1::body::BodyDecoder;
@@ -79,7 +79,7 @@ impl<'c> Stream<'c> {
     }
 
     /// Refuses an upgrade that nothing allows.
-    fn admit_upgrade(&mut self, picked: Option<Picked<'_>>) -> Result<(), Reply> {
+    pub(super) fn admit_upgrade(&mut self, picked: Option<Picked<'_>>) -> Result<(), Reply> {
         let http = &self.conn.twin.http;
         if self.upgrade_allowed(picked) {
             self.info.upgraded = true;
@@ -97,42 +97,34 @@ impl<'c> Stream<'c> {
         Err(Reply::text(403, b"", "upgrade_failed"))
     }
 
-    /// The route of this request, or the reply where there is none.
-    pub(super) fn pick_route(&mut self) -> Result<Picked<'c>, Reply> {
-        let conn = self.conn;
-        self.random = conn.cx.rt.random();
-        let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
-        let missing = |stream: &mut Self| {
-            conn.twin.http.inc(Http::NoRoute);
-            stream.info.flags.add(Flags::NO_ROUTE_FOUND);
-            Err(Reply::text(404, b"", "route_not_found"))
-        };
+    /// The route of this request.
+    pub(super) fn pick_route(&mut self) -> Result<Picked<'c>, Miss> {
         if self.request.is_method(b"CONNECT") {
-            return missing(self);
+            return Err(Miss::Route);
         }
-        let found = pick::pick(&conn.twin.hcm.routes, &self.request, input);
-        if self.upgrade {
-            self.admit_upgrade(found.as_ref().ok().copied())?;
+        let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
+        let picked = pick::pick(&self.conn.twin.hcm.routes, &self.request, input)?;
+        self.info.route_name = Some(Arc::clone(&picked.route.name));
+        self.info.vhost_name = Some(Arc::clone(&picked.host.name));
+        Ok(picked)
+    }
+
+    /// The reply where there is no route.
+    pub(super) fn missed(&mut self, miss: Miss) -> Reply {
+        if miss == Miss::TlsRequired {
+            let mut reply = Reply::text(301, b"", "tls_required");
+            let mut location = Vec::new();
+            rewrite::tls_location(&self.request, &mut location);
+            reply.location = Some(location);
+            return reply;
         }
-        match found {
-            Ok(picked) => {
-                conn.twin.http.inc(Http::RqTotal);
-                self.info.route_name = Some(Arc::clone(&picked.route.name));
-                self.info.vhost_name = Some(Arc::clone(&picked.host.name));
-                Ok(picked)
-            }
-            Err(Miss::TlsRequired) => {
-                let mut reply = Reply::text(301, b"", "tls_required");
-                let mut location = Vec::new();
-                rewrite::tls_location(&self.request, &mut location);
-                reply.location = Some(location);
-                Err(reply)
-            }
-            Err(Miss::Host | Miss::Route) => {
-                conn.twin.http.inc(Http::RqTotal);
-                missing(self)
-            }
+        let http = &self.conn.twin.http;
+        if !self.request.is_method(b"CONNECT") {
+            http.inc(Http::RqTotal);
         }
+        http.inc(Http::NoRoute);
+        self.info.flags.add(Flags::NO_ROUTE_FOUND);
+        Reply::text(404, b"", "route_not_found")
     }
 
     /// The cluster and the endpoint, or the reply where there is none.
@@ -160,12 +152,7 @@ impl<'c> Stream<'c> {
             self.route_deadline = conn.cx.rt.now() + timeout;
         }
         let (chosen, entry) = forward.choose(&self.request, self.random);
-        let cx = &conn.cx;
-        let found = match chosen {
-            Chosen::Known(id) => cx.clusters.get(id),
-            Chosen::Unknown(_) | Chosen::Named(None) => None,
-            Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
-        };
+        let found = self.find_cluster(chosen);
         self.info.cluster = found.map(|cluster| Arc::clone(&cluster.config().observability_name));
         let Some(cluster) = found.map(Rc::clone) else {
             conn.twin.http.inc(Http::NoCluster);
@@ -205,6 +192,16 @@ impl<'c> Stream<'c> {
         self.route_timeout = self.route_timeout.filter(|t| !t.is_zero());
         let whole = self.route_timeout;
         self.try_timeout = self.try_timeout.filter(|t| !t.is_zero() && whole.is_none_or(|whole| *t < whole));
+    }
+
+    /// The cluster that a route names.
+    pub(super) fn find_cluster(&self, chosen: Chosen<'_>) -> Option<&'c Rc<ClusterTwin>> {
+        let cx = &self.conn.cx;
+        match chosen {
+            Chosen::Known(id) => cx.clusters.get(id),
+            Chosen::Unknown(_) | Chosen::Named(None) => None,
+            Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
+        }
     }
 
     /// What the route does to the head.
@@ -291,7 +288,7 @@ impl<'c> Stream<'c> {
     }
 
     /// A connection is there: the head goes out, with what of the body has come.
-    pub(super) fn send_head(&mut self, conn: UpstreamConn, cluster: Rc<ClusterTwin>) {
+    pub(super) fn send_head(&mut self, conn: UpstreamConn, cluster: Rc<ClusterTwin>) -> Result<(), Cut> {
         let rt = &self.conn.cx.rt;
         self.info.stamps.connected = Some(rt.now());
         self.info.attempts = 1;
@@ -331,7 +328,7 @@ impl<'c> Stream<'c> {
             && !self.upgrade
             && let std::task::Poll::Ready(Some(chunk)) = self.conn.poll_bytes()
         {
-            self.on_down_bytes(chunk);
+            self.on_down_bytes(chunk)?;
         }
         self.flush_up();
         // What follows an upgrade waits until the upstream agrees.
@@ -339,6 +336,7 @@ impl<'c> Stream<'c> {
         if self.request_done {
             self.begin_try();
         }
+        Ok(())
     }
 
     /// No connection could be had: Envoy's answer, flags and details.

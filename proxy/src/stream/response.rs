@@ -6,6 +6,7 @@ use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
 
 use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
+use crate::filters::Dir;
 use crate::http::edge::{self, ServerHeader, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
@@ -141,8 +142,13 @@ impl Stream<'_> {
             Framing::UntilClose => Framing::Chunked,
             framing => framing,
         };
-        let length = if let Framing::Length(n) = self.down_framing { n } else { 0 };
-        self.send_response_head(head, length, false);
+        match &self.filters {
+            None => self.send_response_head(head, false),
+            Some(_) => {
+                self.respond_through_filters(head);
+                self.drive_response()?;
+            }
+        }
         self.on_body(rest)
     }
 
@@ -180,12 +186,9 @@ impl Stream<'_> {
         }
     }
 
-    /// The connection manager's last edits, and the head's bytes. `length`: of a body that follows.
-    pub(super) fn send_response_head(&mut self, mut head: ResponseHead, length: u64, local: bool) {
+    /// The connection manager's last edits, and the head's bytes.
+    pub(super) fn send_response_head(&mut self, mut head: ResponseHead, local: bool) {
         let twin = &self.conn.twin;
-        if local {
-            self.down_framing = if length > 0 { Framing::Length(length) } else { Framing::None };
-        }
         let server = twin.hcm.server_header;
         let server =
             if local && server == ServerHeader::PassThrough { ServerHeader::AppendIfAbsent } else { server };
@@ -273,25 +276,33 @@ impl Stream<'_> {
         twin.listener_http.inc(ListenerHttp::DownstreamRqCompleted);
     }
 
+    /// Body bytes on their way to the client.
+    pub(super) fn emit(&mut self, data: Chunk) {
+        self.info.bytes_sent += data.len() as u64;
+        frame(self.down_framing, data, &mut self.to_down, self.conn.cx.rt.budget());
+    }
+
+    /// The end of what goes to the client.
+    pub(super) fn response_last(&mut self, trailers: Option<Trailers>) {
+        if self.down_framing == Framing::Chunked {
+            last_chunk(trailers.as_ref(), &mut self.to_down, self.conn.cx.rt.budget());
+        }
+        self.response_trailers = trailers;
+        self.response_done = true;
+    }
+
     fn on_body(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
-        let budget = self.conn.cx.rt.budget().clone();
         loop {
-            let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) else { return Ok(()) };
+            let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) else { break };
             match body.decode(&mut chunk) {
-                Ok(BodyEvent::NeedMore) => return Ok(()),
-                Ok(BodyEvent::Data(data)) => {
-                    self.info.bytes_sent += data.len() as u64;
-                    frame(self.down_framing, data, &mut self.to_down, &budget);
-                }
+                Ok(BodyEvent::NeedMore) => break,
+                Ok(BodyEvent::Data(data)) => self.response_data(data),
                 Ok(BodyEvent::End(trailers)) => {
-                    //= envoy: enable_trailers: otherwise nobody sees them, the log neither
+                    //= envoy: enable_trailers: otherwise nobody sees them, filters and logs neither
                     let trailers = trailers.filter(|_| self.conn.twin.hcm.http1.enable_trailers);
-                    if self.down_framing == Framing::Chunked {
-                        last_chunk(trailers.as_ref(), &mut self.to_down, &budget);
-                    }
-                    self.response_trailers = trailers;
                     self.response_ended(&chunk);
-                    return Ok(());
+                    self.response_over(trailers);
+                    break;
                 }
                 Err(_) => {
                     self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
@@ -302,11 +313,12 @@ impl Stream<'_> {
                 }
             }
         }
+        if self.is_open(Dir::Response) { Ok(()) } else { self.drive_response() }
     }
 
     /// The whole response is here: the connection goes back when nothing speaks against it.
     fn response_ended(&mut self, rest: &Chunk) {
-        self.response_done = true;
+        self.route_deadline = selvedge_runtime::Instant::FAR;
         let now = self.conn.cx.rt.now();
         self.info.stamps.upstream_last = Some(now);
         let Some(up) = self.up.take() else { return };
@@ -331,13 +343,10 @@ impl Stream<'_> {
         up.conn.ended_by_peer();
         if error.is_none() && !self.tunnel && up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection)
         {
-            if self.down_framing == Framing::Chunked {
-                let budget = self.conn.cx.rt.budget().clone();
-                last_chunk(None, &mut self.to_down, &budget);
-            }
             self.response_ended(&Chunk::from_static(b""));
+            self.response_over(None);
             self.flush_down();
-            return Ok(());
+            return if self.is_open(Dir::Response) { Ok(()) } else { self.drive_response() };
         }
         //= envoy: in the middle of a message the end is a protocol error
         if up.partial.is_some() {
@@ -407,7 +416,7 @@ impl Stream<'_> {
         self.route_mutations(&mut head);
         self.down_framing = Framing::UntilClose;
         self.info.details = Some(Cow::Borrowed("via_upstream"));
-        self.send_response_head(head, 0, false);
+        self.send_response_head(head, false);
         self.info.bytes_sent += rest.len() as u64;
         self.to_down.push(rest);
         self.flush_down();

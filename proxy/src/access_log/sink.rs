@@ -206,4 +206,28 @@ mod tests {
         }
         assert_eq!((inbox.len(), writer.stats().lines_dropped.load(Relaxed)), (1, 2));
     }
+
+    /// A reader that stops reading blocks the writer, and nobody else.
+    #[test]
+    fn a_full_pipe_costs_lines_not_time() {
+        use std::os::fd::AsRawFd;
+        let (reader, end) = io::pipe().expect("a pipe");
+        let path = format!("/proc/self/fd/{}", end.as_raw_fd());
+        let writer = Writer::start().expect("a thread");
+        let logs = ShardLogs::new(writer.clone());
+        let id = logs.open(&path);
+        // More than the pipe, the writer's hands and its queue can hold.
+        let line = vec![b'x'; limits::LOG_BUFFER_BYTES];
+        let lines = limits::LOG_BUFFERS_QUEUED as u64 + 64;
+        for _ in 0..lines {
+            logs.line(id, |out| out.extend_from_slice(&line));
+        }
+        let dropped = writer.stats().lines_dropped.load(Relaxed);
+        assert!((1..lines).contains(&dropped), "{dropped} of {lines}");
+        assert!(!writer.flush(Duration::from_millis(1)), "it is blocked");
+        // Without its reader the pipe is broken: what is queued fails, and the writer lives on.
+        drop(reader);
+        assert!(writer.flush(Duration::from_secs(10)));
+        assert!(writer.stats().write_failed.load(Relaxed) > 0);
+    }
 }

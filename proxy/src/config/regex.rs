@@ -1,7 +1,7 @@
 //! RE2 patterns, translated to the `regex` crate or refused as RE2 refuses them.
 //!
-//! Invariant: what this accepts means what it means in RE2 (UTF-8, Perl classes in ASCII, leftmost-first); a
-//! compiled program is bounded. Every literal is written as an escape, so that no character can gain a meaning
+//! Invariant: what this accepts means what it means in Envoy's RE2 (bytes as Latin-1, Perl classes in ASCII,
+//! leftmost-first); a compiled program is bounded. Every literal is written as an escape, so that no character can gain a meaning
 //! that RE2 does not give it (`&&`, `--`, nested `[`).
 //= envoy: safe_regex, google_re2
 
@@ -27,6 +27,7 @@ pub fn search(pattern: &str) -> Result<Regex, String> {
 
 fn build(translated: &str, pattern: &str) -> Result<Regex, String> {
     RegexBuilder::new(translated)
+        .unicode(false)
         .size_limit(PROGRAM_BYTES_MAX)
         .dfa_size_limit(PROGRAM_BYTES_MAX)
         .nest_limit(DEPTH_MAX * 2)
@@ -42,14 +43,20 @@ pub fn translate(pattern: &str) -> Result<String, String> {
     if pattern.len() > PATTERN_BYTES_MAX {
         return Err("pattern too large - compile failed".to_owned());
     }
+    // envoy: RE2::Latin1: every byte is a character
+    let latin: String = pattern.bytes().map(char::from).collect();
     let mut t = Translator {
-        all: pattern,
+        all: &latin,
         at: 0,
         out: String::with_capacity(pattern.len() * 2),
         groups: vec![Group::default()],
-        names: Vec::new(),
+        folds: false,
+        beyond_ascii: false,
     };
     t.run()?;
+    if t.folds && t.beyond_ascii {
+        return Err(format!("case-insensitive matching beyond ASCII is not implemented: {pattern}"));
+    }
     Ok(t.out)
 }
 
@@ -69,7 +76,9 @@ struct Translator<'p> {
     at: usize,
     out: String,
     groups: Vec<Group>,
-    names: Vec<&'p str>,
+    /// Some part ignores case.
+    folds: bool,
+    beyond_ascii: bool,
 }
 
 impl<'p> Translator<'p> {
@@ -139,6 +148,7 @@ impl<'p> Translator<'p> {
     }
 
     fn literal(&mut self, c: char) {
+        self.beyond_ascii |= !c.is_ascii();
         push_literal(&mut self.out, c);
         self.atom(1);
     }
@@ -178,10 +188,6 @@ impl<'p> Translator<'p> {
         if !good {
             return Err(format!("invalid named capture group: {}", &rest[..=end]));
         }
-        if self.names.contains(&name) {
-            return Err(format!("duplicate capture group name: {name}"));
-        }
-        self.names.push(name);
         self.at += end + 1;
         // Groups are used by number only.
         self.out.push('(');
@@ -195,10 +201,13 @@ impl<'p> Translator<'p> {
         let (mut i, mut negated, mut any_after_minus) = (2, false, true);
         loop {
             match bytes.get(i) {
-                Some(b'i' | b'm' | b's' | b'U') => any_after_minus = true,
+                Some(flag @ (b'i' | b'm' | b's' | b'U')) => {
+                    any_after_minus = true;
+                    self.folds |= *flag == b'i' && !negated;
+                }
                 Some(b'-') if !negated => (negated, any_after_minus) = (true, false),
                 Some(b')' | b':') if any_after_minus => break,
-                None => return Err(format!("missing ): {}", self.all)),
+                None => return Err(format!("invalid perl operator: {rest}")),
                 Some(_) => {
                     let end =
                         rest.char_indices().nth(rest[..i].chars().count() + 1).map_or(rest.len(), |(e, _)| e);
@@ -262,9 +271,9 @@ impl<'p> Translator<'p> {
         let plain = match c {
             'A' => r"\A",
             'z' => r"\z",
-            'b' => r"(?-u:\b)",
-            'B' => r"(?-u:\B)",
-            'C' => r"(?s-u:.)",
+            'b' => r"\b",
+            'B' => r"\B",
+            'C' => r"(?s:.)",
             _ => "",
         };
         if !plain.is_empty() {
@@ -285,7 +294,7 @@ impl<'p> Translator<'p> {
         }
         if matches!(c, 'p' | 'P') {
             let text = self.unicode_class()?;
-            self.out.push_str(&text);
+            self.out.push_str(&format!("[{text}]"));
             self.atom(1);
             return Ok(());
         }
@@ -306,7 +315,7 @@ impl<'p> Translator<'p> {
         Ok(())
     }
 
-    /// `\pN`, `\p{Name}`, `\P…`, `\p{^…}`: checked to be a name that RE2 knows the shape of.
+    /// `\pN`, `\p{Name}`, `\P…`, `\p{^…}`: its Latin-1 characters, for the inside of a class.
     fn unicode_class(&mut self) -> Result<String, String> {
         let rest = self.rest();
         let mut negated = rest.as_bytes()[1] == b'P';
@@ -329,20 +338,25 @@ impl<'p> Translator<'p> {
                 let mut chars = part.chars();
                 chars.next().is_some_and(|c| c.is_ascii_uppercase()) && chars.all(|c| c.is_ascii_lowercase())
             });
-        let known = if name == "Any" {
-            true
-        } else if category {
-            Regex::new(&format!(r"\p{{gc={name}}}")).is_ok()
-                && name.bytes().skip(1).all(|b| b.is_ascii_lowercase())
+        let class = if name == "Any" {
+            "(?s:.)".to_owned()
+        } else if category && name.bytes().skip(1).all(|b| b.is_ascii_lowercase()) {
+            format!(r"\p{{gc={name}}}")
+        } else if script {
+            format!(r"\p{{sc={name}}}")
         } else {
-            script && Regex::new(&format!(r"\p{{sc={name}}}")).is_ok()
-        };
-        if !known {
             return Err(bad());
-        }
+        };
+        let class = Regex::new(&format!("^{class}$")).map_err(|_| bad())?;
         self.at += length;
-        let p = if negated { 'P' } else { 'p' };
-        Ok(format!(r"\{p}{{{name}}}"))
+        let mut text = String::new();
+        for c in (0..=u8::MAX).map(char::from) {
+            if class.is_match(c.encode_utf8(&mut [0; 4]).as_bytes()) != negated {
+                push_literal(&mut text, c);
+            }
+        }
+        // None of them: a class that matches nothing.
+        Ok(if text.is_empty() { r"[^\x00-\xFF]".to_owned() } else { text })
     }
 
     /// A backslash and what stands for one character.
@@ -360,7 +374,7 @@ impl<'p> Translator<'p> {
                     value = value * 8 + d;
                     self.at += 1;
                 }
-                char::from_u32(value)
+                u8::try_from(value).ok().map(char::from)
             }
             'x' => return self.hex(begin),
             'a' => Some('\x07'),
@@ -399,7 +413,7 @@ impl<'p> Translator<'p> {
             return Err(bad());
         }
         let value = u32::from_str_radix(digits, 16).map_err(|_| bad())?;
-        let c = char::from_u32(value).ok_or_else(bad)?;
+        let c = u8::try_from(value).map(char::from).map_err(|_| bad())?;
         self.at += length;
         Ok(c)
     }
@@ -478,6 +492,7 @@ impl<'p> Translator<'p> {
         } else {
             low
         };
+        self.beyond_ascii |= !high.is_ascii();
         push_literal(&mut self.out, low);
         if high != low {
             self.out.push('-');
@@ -498,7 +513,7 @@ fn push_literal(out: &mut String, c: char) {
     if c.is_ascii_alphanumeric() || c == '/' || c == '_' {
         out.push(c);
     } else {
-        out.push_str(&format!("\\x{{{:X}}}", u32::from(c)));
+        out.push_str(&format!("\\x{:02X}", u32::from(c)));
     }
 }
 
@@ -521,7 +536,8 @@ fn counted(text: &str) -> Option<(usize, u32, Option<u32>)> {
     let number = |digits: &str| -> Option<u32> {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         let canonical = digits.len() == 1 || !digits.starts_with('0');
-        (plain && canonical).then(|| digits.parse().unwrap_or(u32::MAX))
+        // RE2: beyond nine digits it is no number.
+        (plain && canonical && digits.len() <= 9).then(|| digits.parse().ok()).flatten()
     };
     match inner.split_once(',') {
         None => number(inner).map(|n| (end + 1, n, Some(n))),

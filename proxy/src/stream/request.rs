@@ -105,7 +105,6 @@ impl<'c> Stream<'c> {
         let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
         let picked = pick::pick(&self.conn.twin.hcm.routes, &self.request, input)?;
         self.info.route_name = Some(Arc::clone(&picked.route.name));
-        self.info.vhost_name = Some(Arc::clone(&picked.host.name));
         Ok(picked)
     }
 

@@ -14,6 +14,8 @@ pub const PUMP_BYTES: usize = 128 * 1024;
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
 /// Bytes of a body that one filter holds while it looks. envoy: per_connection_buffer_limit_bytes, 1 MiB
 pub const FILTER_HOLD_BYTES: usize = 1 << 20;
+/// Downstream clusters with fault statistics of their own: clients name them; the others share one name.
+pub const FAULT_DOWNSTREAM_CLUSTERS: usize = 1024;
 /// Filters of one chain: the longest that are known in the wild have 30.
 pub const FILTERS_PER_CHAIN: usize = 128;
 /// Questions and pauses of one stream: one for each filter and way would be many (a guard against a loop).

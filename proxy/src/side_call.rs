@@ -123,9 +123,10 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     let bytes = encode(cx, question);
     cluster.stats.add(Stat::UpstreamCxTxBytesTotal, bytes.bytes() as u64);
     conn.socket.start_send(bytes.chunks);
+    let begun = cx.rt.now();
     let result = read(cx, cluster, &conn, bytes.head_request).await;
     let stats = &host.shared.stats;
-    let (response, keep) = match result {
+    let (mut response, keep) = match result {
         Ok(found) => found,
         Err(failure) => {
             bump(&stats.rq_error);
@@ -133,6 +134,9 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
         }
     };
     bump(if response.head.status < 500 { &stats.rq_success } else { &stats.rq_error });
+    let took = cx.rt.now().millis_since(begun);
+    //= envoy: the router of the asynchronous client says how long it took
+    response.head.fields.set(HeaderId::XEnvoyUpstreamServiceTime, decimal(took, &mut [0; 20]));
     let sent = !conn.socket.send_in_flight() || matches!(conn.socket.poll_sent(), Poll::Ready(Ok(())));
     if keep && sent {
         pool::give(conn);

@@ -179,7 +179,9 @@ fn one_override(
     let inner: route::FilterConfig = values::unpack(any, at)?;
     match &inner.config {
         _ if inner.disabled => Ok(Some(FilterOverride::Disabled)),
-        Some(any) if any.value.is_empty() && any.type_url.is_empty() => Ok(Some(FilterOverride::Enabled)),
+        Some(any) if matches!(values::type_name(any), "" | "google.protobuf.Empty") => {
+            Ok(Some(FilterOverride::Enabled))
+        }
         Some(any) => config(any, inner.is_optional),
         None => {
             Err(at.refuse(format!("Empty route/virtual host per filter configuration for {name} filter")))

@@ -303,6 +303,7 @@ impl<'c> Run<'c> {
                 }));
             }
             slot.met[way] = true;
+            cx.ended = ended && slot.held[way].is_empty();
             slot.wants[way] = active.wants(dir, cx);
         }
         let held = slot.held[way].bytes();

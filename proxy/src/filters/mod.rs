@@ -14,6 +14,7 @@ use selvedge_runtime::{Chunks, Instant};
 
 use crate::config::rejection::{At, Fault as Wrong};
 use crate::config::route::Lookup;
+use crate::config::runtime_values::RuntimeValues;
 use crate::config::values;
 use crate::http::h1::encode::decimal;
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers};
@@ -28,7 +29,7 @@ mod list;
 
 pub use chain::Dir;
 
-list::filters! { buffer::Buffer }
+list::filters! { buffer::Buffer, ext_authz::ExtAuthz, fault::Fault }
 
 /// A filter's answer about a head, or about the end of a message.
 #[derive(Debug)]
@@ -154,6 +155,7 @@ pub struct Target<'a> {
 pub struct Cx<'a> {
     pub now: Instant,
     pub random: &'a mut dyn FnMut() -> u64,
+    pub runtime: &'a RuntimeValues,
     pub request: &'a mut RequestHead,
     /// In hooks of the response.
     pub response: Option<&'a mut ResponseHead>,
@@ -164,7 +166,7 @@ pub struct Cx<'a> {
     /// In a head hook what was collected, in a chunk hook what was held and what came, in a trailers hook what is
     /// held still.
     pub body: Chunks,
-    /// Nothing of the body is to come.
+    /// Nothing of the body is to come; in `wants`: there is none at all.
     pub ended: bool,
     pub trailers: Option<Trailers>,
     /// Of the call that this hook has made.

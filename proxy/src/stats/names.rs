@@ -69,9 +69,11 @@ macro_rules! table {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u16)]
         pub enum $hist { $($h,)* Never }
-        impl Table for $table {
-            const SLOTS: &'static [(&'static str, Kind)] =
-                &[$(($cn, Kind::Counter),)* $(($gn, Kind::Gauge),)*];
+        impl $crate::stats::names::Table for $table {
+            const SLOTS: &'static [(&'static str, $crate::stats::names::Kind)] = &[
+                $(($cn, $crate::stats::names::Kind::Counter),)*
+                $(($gn, $crate::stats::names::Kind::Gauge),)*
+            ];
             const HISTOGRAMS: &'static [&'static str] = &[$($hn,)*];
             const VARIANTS: &'static [&'static str] =
                 &[$(stringify!($c),)* $(stringify!($g),)* $(stringify!($h),)*];
@@ -81,6 +83,8 @@ macro_rules! table {
         }
     };
 }
+
+pub(crate) use table;
 
 table! {
     /// One cluster: `cluster.<name>.`

@@ -18,6 +18,8 @@ pub struct ScopeName {
     /// `cluster`, which becomes `envoy_cluster_…`
     pub family: String,
     pub labels: Vec<(&'static str, String)>,
+    /// Show only what has been counted, as Envoy does with what it names when it comes.
+    pub sparse: bool,
 }
 
 impl ScopeName {
@@ -26,7 +28,14 @@ impl ScopeName {
             prefix: prefix.to_owned(),
             family: family.to_owned(),
             labels: labels.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+            sparse: false,
         }
+    }
+
+    #[must_use]
+    pub fn sparse(mut self) -> ScopeName {
+        self.sparse = true;
+        self
     }
 }
 
@@ -179,6 +188,9 @@ impl<T: Table> AnyScope for Scope<T> {
             return;
         }
         for (at, (&(stat, kind), sum)) in T::SLOTS.iter().zip(Self::sums(&state)).enumerate() {
+            if self.name.sparse && sum == 0 {
+                continue;
+            }
             let base = if kind == Kind::Counter { state.baseline.get(at).copied().unwrap_or(0) } else { 0 };
             let (metric, label) = metric_of(&self.name.family, stat);
             out.push(Row {

@@ -100,7 +100,7 @@ impl<'c> Stream<'c> {
 
     /// What of the route is settled before its action: filters and their stats ask for it.
     fn find_target(&mut self) -> Option<Rc<ClusterTwin>> {
-        self.entry = None;
+        (self.entry, self.info.cluster) = (None, None);
         let Action::Forward(forward) = &self.picked?.route.action else { return None };
         let (chosen, entry) = forward.choose(&self.request, self.random);
         self.entry = entry;
@@ -226,6 +226,7 @@ impl<'c> Stream<'c> {
         let mut cx = Cx {
             now: rt.now(),
             random: &mut random,
+            runtime: &self.conn.cx.snapshot.runtime,
             request: &mut self.request,
             response: response.as_mut().map(|(head, _)| head).filter(|_| dir == Dir::Response),
             framing: if dir == Dir::Request { &mut self.request_framing } else { &mut self.down_framing },

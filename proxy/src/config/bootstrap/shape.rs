@@ -130,6 +130,12 @@ impl Shaper<'_> {
             return fail(node, path, format!("expected an Any (a map with @type), found {}", kind_of(node)));
         };
         let Some((_, type_node)) = entries.iter().find(|(k, _)| k == "@type") else {
+            if entries.is_empty() {
+                //= envoy: FilterConfig.config: {} stands for a filter's own configuration
+                return Ok(
+                    serde_json::json!({"@type": "type.googleapis.com/google.protobuf.Empty", "value": {}}),
+                );
+            }
             return fail(node, path, "an Any without @type");
         };
         let Value::Text(url) = &type_node.value else {

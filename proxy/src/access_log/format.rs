@@ -181,6 +181,24 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_began_before_the_head_is_no_hole() {
+        let mut info = StreamInfo::new(Instant(5_000_000_000), WallTime(0));
+        info.stamps.request_last = Some(Instant(4_999_900_000));
+        info.stamps.upstream_first = Some(Instant(5_003_000_000));
+        info.stamps.upstream_last = Some(Instant(5_002_900_000));
+        info.stamps.flushed = Some(Instant(5_004_200_000));
+        let request = RequestHead::new(b"GET", b"h", b"/");
+        let (response, trailers, protocol) = (None, None, None);
+        let cx =
+            LogCx { info: &info, request: &request, response, trailers, protocol, local_reply_body: b"" };
+        let format = "%REQUEST_DURATION% %REQUEST_TX_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% \
+            %DURATION% %COMMON_DURATION(US_RX_BEG:US_RX_END:us)% %COMMON_DURATION(DS_TX_END:DS_RX_BEG)%";
+        let mut out = Vec::new();
+        Format::compile(format, false).expect("a format").write(&cx, &mut out);
+        assert_eq!(String::from_utf8_lossy(&out), "0 - 3 1 4 0 -");
+    }
+
+    #[test]
     fn operators_and_their_errors() {
         assert_eq!(line("%START_TIME(%Y/%m/%dT%H:%M:%S.%3f %s)%"), "2026/11/24T13:13:21.031 1795526001");
         assert_eq!(line("%%%PROTOCOL()%|%REQ(:path):1%|%RESP(x):3%|%ROUTE_NAME%"), "%HTTP/1.1|/|-|-");

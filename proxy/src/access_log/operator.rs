@@ -663,7 +663,16 @@ impl Count {
 }
 
 impl Point {
+    /// A stamp of turn time is early by what the turn had run: it is never before a fine one that it follows.
     fn of(self, stamps: &Stamps) -> Option<Instant> {
+        let after = match self {
+            Point::UpstreamRxEnd | Point::DownstreamTxBegin => stamps.upstream_first.unwrap_or(stamps.begun),
+            _ => stamps.begun,
+        };
+        self.stamp(stamps).map(|at| at.max(after))
+    }
+
+    fn stamp(self, stamps: &Stamps) -> Option<Instant> {
         match self {
             Point::DownstreamRxBegin => Some(stamps.begun),
             Point::DownstreamRxEnd => stamps.request_last,

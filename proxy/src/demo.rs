@@ -6,11 +6,10 @@
 #![allow(
     clippy::disallowed_types,
     clippy::disallowed_methods,
-    clippy::print_stdout,
     reason = "a terminal program beside the proxy, not part of it"
 )]
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -26,6 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(once: bool) -> i32 {
     match play(once) {
         Ok(()) => 0,
+        // Whoever read has seen enough: `demo | head`.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
         Err(error) => {
             eprintln!("demo: {error}");
             1
@@ -35,49 +36,106 @@ pub fn run(once: bool) -> i32 {
 
 /// The requests of the demo: method, host, path, what it shows.
 const REQUESTS: &[(&str, &str, &str, &str)] = &[
-    ("GET", "shop.example", "/health", "answered by the proxy itself (direct_response)"),
-    (
-        "GET",
-        "shop.example",
-        "/api/items/1",
-        "weighted_clusters: blue 75, green 25; prefix /api/ rewritten to /",
-    ),
+    ("GET", "shop.example", "/health", "the proxy answers by itself (direct_response)"),
+    ("GET", "shop.example", "/api/items/1", "blue gets 75 %, green 25 %; the prefix /api/ becomes /"),
     ("GET", "shop.example", "/api/items/2", "the same route again"),
     ("POST", "shop.example", "/api/orders", "a body goes through in both directions"),
-    ("GET", "shop.example", "/old/page", "redirect with a rewritten prefix"),
+    ("GET", "shop.example", "/old/page", "a redirect with a rewritten prefix"),
     ("GET", "shop.example", "/slow", "the upstream takes longer than the route's timeout of 0.2 s"),
     ("GET", "nobody.example", "/", "no virtual host has this domain"),
 ];
 
 fn play(once: bool) -> io::Result<()> {
+    let paint = Paint(io::stdout().is_terminal());
+    let out = &mut io::stdout().lock();
     let blue = upstream("blue")?;
     let green = upstream("green")?;
     let proxy = Proxy::start(blue, green)?;
-    println!("upstreams  blue http://{blue}  green http://{green}");
-    println!("proxy      http://{}  (Host: shop.example)", proxy.listener);
-    println!("admin      http://{}\n", proxy.admin);
-    for (method, host, path, about) in REQUESTS {
+    writeln!(
+        out,
+        "{}",
+        paint.bold("Selvedge demo: two upstream servers, a proxy before them, real requests through it")
+    )?;
+    writeln!(out)?;
+    writeln!(out, "  upstreams  http://{blue}  blue\n             http://{green}  green")?;
+    writeln!(out, "  proxy      http://{}  for Host: shop.example", proxy.listener)?;
+    writeln!(out, "  admin      http://{}  pages and stats", proxy.admin)?;
+    for (number, (method, host, path, about)) in REQUESTS.iter().enumerate() {
         let begun = Instant::now();
         let answer = ask(proxy.listener, method, host, path)?;
         let took = begun.elapsed();
-        println!("{method} {host}{path}  # {about}");
-        println!("    {} in {:.2} ms, from {}", answer.status, took.as_secs_f64() * 1e3, answer.who());
+        writeln!(
+            out,
+            "\n{}  {}",
+            paint.bold(&format!("{}. {method} {host}{path}", number + 1)),
+            paint.dim(about)
+        )?;
+        writeln!(
+            out,
+            "   {} from {} in {:.2} ms",
+            paint.status(&answer.status),
+            answer.who(),
+            took.as_secs_f64() * 1e3
+        )?;
         if let Some(location) = answer.field("location") {
-            println!("    location: {location}");
+            writeln!(out, "   location: {location}")?;
         }
         if !answer.body.trim().is_empty() {
-            println!("    {}", answer.body.trim());
+            writeln!(out, "   {}", answer.body.trim())?;
         }
-        println!("    log {}", proxy.log_line()?);
+        writeln!(out, "   {}", paint.dim(&format!("log: {}", proxy.log_line()?)))?;
     }
-    println!("\n{} requests through the proxy; counters at http://{}/stats", REQUESTS.len(), proxy.admin);
+    writeln!(out, "\n{}", paint.bold("What the proxy counted"))?;
+    for (name, about) in COUNTERS {
+        writeln!(out, "  {:>3}  {}  {}", proxy.counter(name)?, about, paint.dim(name))?;
+    }
     if once {
         return proxy.stop();
     }
-    println!("Ctrl-C ends the demo; until then try:");
-    println!("    curl -i -H 'Host: shop.example' http://{}/api/items/7", proxy.listener);
+    writeln!(out, "\nCtrl-C ends the demo. Until then its log lines appear here; try")?;
+    writeln!(out, "  curl -i -H 'Host: shop.example' http://{}/api/items/7", proxy.listener)?;
+    writeln!(out, "  curl http://{}/stats?filter=rq_total\n", proxy.admin)?;
     loop {
-        println!("log {}", proxy.wait_line()?);
+        writeln!(out, "{}", paint.dim(&format!("log: {}", proxy.wait_line()?)))?;
+    }
+}
+
+/// What is shown of the counters at the end.
+const COUNTERS: &[(&str, &str)] = &[
+    ("http.front.downstream_rq_total", "requests      "),
+    ("http.front.downstream_rq_2xx", "answered 2xx  "),
+    ("http.front.downstream_rq_3xx", "answered 3xx  "),
+    ("http.front.downstream_rq_4xx", "answered 4xx  "),
+    ("http.front.downstream_rq_5xx", "answered 5xx  "),
+    ("cluster.blue.upstream_rq_total", "sent to blue  "),
+    ("cluster.green.upstream_rq_total", "sent to green "),
+];
+
+/// Colours, where somebody looks at a terminal.
+#[derive(Clone, Copy)]
+struct Paint(bool);
+
+impl Paint {
+    fn with(self, code: &str, text: &str) -> String {
+        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    fn status(self, text: &str) -> String {
+        let colour = match text.as_bytes().first() {
+            Some(b'2') => "32",
+            Some(b'3') => "36",
+            Some(b'4') => "33",
+            _ => "31",
+        };
+        self.with(colour, text)
     }
 }
 
@@ -188,7 +246,8 @@ fn ask(to: SocketAddr, method: &str, host: &str, path: &str) -> io::Result<Answe
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: {host}\r\nuser-agent: selvedge-demo\r\n{length}\r\n{body}"
     );
-    (&socket).write_all(request.as_bytes())?;
+    let sent = (&socket).write_all(request.as_bytes());
+    sent.map_err(|e| io::Error::other(format!("the proxy takes no request: {e}")))?;
     let mut reader = BufReader::new(&socket);
     let head = Message::read_head(&mut reader)?
         .ok_or_else(|| io::Error::other("the proxy closed without an answer"))?;
@@ -272,6 +331,12 @@ impl Proxy {
             thread::sleep(Duration::from_millis(5));
         }
         Err(io::Error::other("the proxy did not become ready"))
+    }
+
+    fn counter(&self, name: &str) -> io::Result<u64> {
+        let stats = ask(self.admin, "GET", "admin", "/stats")?.body;
+        let value = stats.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
+        value.ok_or_else(|| io::Error::other(format!("the proxy has no stat {name}")))
     }
 
     fn log_line(&self) -> io::Result<String> {

@@ -1,7 +1,7 @@
 //! The `selvedge` binary.
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stdout, reason = "help, version and the demo speak on stdout")]
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 #[global_allocator]
@@ -19,8 +19,9 @@ fn main() -> ExitCode {
     let code = match args::parse(&line, driver.as_deref()) {
         Ok(options) => server::run(options),
         Err(exit) => {
-            print!("{}", exit.stdout);
-            eprint!("{}", exit.stderr);
+            // A reader that left has nothing to be told.
+            let _reader_left = io::stdout().write_all(exit.stdout.as_bytes());
+            let _reader_left = io::stderr().write_all(exit.stderr.as_bytes());
             exit.code
         }
     };

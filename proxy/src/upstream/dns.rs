@@ -114,6 +114,7 @@ async fn round(
                 Answer::Addresses(addresses, lives) => {
                     stats.inc(Stat::UpdateSuccess);
                     ttl = ttl.min(lives);
+                    stats.add(Stat::DefaultTotalMatchCount, addresses.len() as u64);
                     for ip in addresses {
                         let address = SocketAddress::Ip((ip, port).into());
                         keep_or_make(&old, &mut fresh, resolved(endpoint, address, locality));
@@ -171,6 +172,11 @@ pub(crate) fn count_members(cluster: &ClusterShared, list: &[Arc<EndpointShared>
     let healthy = list.iter().filter(|e| e.health == ConfiguredHealth::Healthy).count();
     stats.set(Stat::MembershipTotal, list.len() as u64);
     stats.set(Stat::MembershipHealthy, healthy as u64);
-    stats.set(Stat::MaxHostWeight, list.iter().map(|e| u64::from(e.weight)).max().unwrap_or(0));
+    if cluster.config.kind == ClusterKind::Static {
+        stats.add(Stat::DefaultTotalMatchCount, list.len() as u64);
+    } else {
+        //= envoy: only clusters that change keep the largest weight
+        stats.set(Stat::MaxHostWeight, list.iter().map(|e| u64::from(e.weight)).max().unwrap_or(0));
+    }
     stats.inc(Stat::MembershipChange);
 }

@@ -11,6 +11,7 @@
 mod command_line;
 mod drain;
 mod ends;
+mod examples;
 mod files;
 mod limits;
 mod process;

@@ -115,7 +115,7 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     let conn = taken.map_err(|error| match error {
         PoolError::PendingOverflow | PoolError::RequestOverflow => Failure::Overflow,
         PoolError::ConnectFailed(_) | PoolError::ConnectTimeout => {
-            bump(&host.shared.stats.rq_error);
+            bump(&host.stats.rq_error);
             Failure::Connect
         }
     })?;
@@ -125,7 +125,7 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     conn.socket.start_send(bytes.chunks);
     let begun = cx.rt.now();
     let result = read(cx, cluster, &conn, bytes.head_request).await;
-    let stats = &host.shared.stats;
+    let stats = &host.stats;
     let (mut response, keep) = match result {
         Ok(found) => found,
         Err(failure) => {

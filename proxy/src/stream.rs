@@ -135,8 +135,8 @@ impl Held {
         cluster.stats.inc(ClusterStat::UpstreamRqActive);
         cluster.shared.breakers[priority].inc(Limit::Requests);
         host.active.set(host.active.get() + 1);
-        bump(&host.shared.stats.rq_total);
-        bump(&host.shared.stats.rq_active);
+        bump(&host.stats.rq_total);
+        bump(&host.stats.rq_active);
         Held { cluster: Rc::clone(cluster), host: Rc::clone(host), priority }
     }
 }
@@ -146,7 +146,7 @@ impl Drop for Held {
         self.cluster.stats.dec(ClusterStat::UpstreamRqActive);
         self.cluster.shared.breakers[self.priority].dec(Limit::Requests);
         self.host.active.set(self.host.active.get() - 1);
-        drop_one(&self.host.shared.stats.rq_active);
+        drop_one(&self.host.stats.rq_active);
     }
 }
 
@@ -607,8 +607,8 @@ impl<'c> Stream<'c> {
             }
         }
         if let Some(up) = &self.up {
-            bump(&up.conn.host.shared.stats.rq_timeout);
-            bump(&up.conn.host.shared.stats.rq_error);
+            bump(&up.conn.host.stats.rq_timeout);
+            bump(&up.conn.host.stats.rq_error);
         }
         details
     }

@@ -18,6 +18,8 @@ pub const LARGE_BUFS: usize = 16;
 pub const LARGE_BUFS_MAX: usize = 128;
 /// Capacity of received, unread buffers that one socket may hold before its receive is paused: two large ones.
 pub const RECV_CREDIT: usize = 2 * LARGE_BYTES;
+/// Bytes of a chunk that are copied behind the last one: less than what a gathered send costs more than a plain one.
+pub const JOIN_BYTES: usize = 512;
 /// Chunks in one gathered send.
 pub const SEND_CHUNKS: usize = 32;
 /// Reads of one socket in one turn of the epoll driver, so that one sender cannot starve the others.

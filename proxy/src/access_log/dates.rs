@@ -252,18 +252,29 @@ fn spaced(n: u64, out: &mut Vec<u8>) {
 /// `2026-11-24T13:13:21.031Z`
 pub(crate) fn iso_millis(at: WallTime, out: &mut Vec<u8>) {
     let c = Civil::of(at.seconds());
-    for (value, width, after) in [
-        (c.year, 4, b'-'),
-        (c.month, 2, b'-'),
-        (c.day, 2, b'T'),
-        (c.hour, 2, b':'),
-        (c.minute, 2, b':'),
-        (c.second, 2, b'.'),
-        (at.0 / 1_000_000 % 1000, 3, b'Z'),
-    ] {
-        padded(value, width, out);
-        out.push(after);
+    let millis = at.0 / 1_000_000 % 1000;
+    let mut text = *b"0000-00-00T00:00:00.000Z";
+    let places = [
+        (0, c.year / 100 % 100),
+        (2, c.year % 100),
+        (5, c.month),
+        (8, c.day),
+        (11, c.hour),
+        (14, c.minute),
+        (17, c.second),
+        (20, millis / 10),
+    ];
+    for (place, two) in places {
+        text[place] = digit(two / 10);
+        text[place + 1] = digit(two);
     }
+    text[22] = digit(millis);
+    out.extend_from_slice(&text);
+}
+
+/// The last decimal digit.
+fn digit(n: u64) -> u8 {
+    b'0' + u8::try_from(n % 10).unwrap_or(0)
 }
 
 /// `Tue, 24 Nov 2026 13:13:20 GMT` //= rfc9110#5.6.7

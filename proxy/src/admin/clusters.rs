@@ -33,7 +33,7 @@ pub(super) fn clusters(admin: &Admin, query: &Query) -> Reply {
 
 /// Names and numbers of an endpoint; the gauges are those that end in `_active`.
 fn numbers(endpoint: &EndpointShared) -> [(&'static str, u64); 9] {
-    let s = &endpoint.stats;
+    let s = &endpoint.stats();
     [
         ("cx_active", s.cx_active.load(Relaxed)),
         ("cx_connect_fail", s.cx_connect_fail.load(Relaxed)),

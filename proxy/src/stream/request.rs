@@ -349,7 +349,7 @@ impl<'c> Stream<'c> {
         if error == PoolError::PendingOverflow {
             self.info.upstream = None;
         } else {
-            crate::upstream::cluster::bump(&host.shared.stats.rq_error);
+            crate::upstream::cluster::bump(&host.stats.rq_error);
         }
         self.info.attempts = 1;
         if let PoolError::ConnectFailed(cause) = error {

@@ -121,7 +121,7 @@ impl Stream<'_> {
         up.keep_alive = response.keep_alive;
         up.body = Some(BodyDecoder::new(response.framing));
         up.cluster.stats.code(response.head.status, self.origin.internal);
-        let host = &up.conn.host.shared.stats;
+        let host = &up.conn.host.stats;
         bump(if response.head.status < 500 { &host.rq_success } else { &host.rq_error });
         if let Framing::Length(n) = response.framing
             && n >= rest.len() as u64 + limits::LARGE_BODY_BYTES
@@ -361,7 +361,7 @@ impl Stream<'_> {
         if self.tunnel {
             return Err(self.cut_upstream(TERMINATION_LATE));
         }
-        bump(&up.conn.host.shared.stats.rq_error);
+        bump(&up.conn.host.stats.rq_error);
         up.cluster.stats.code(503, self.origin.internal);
         self.drop_upstream();
         self.reset_before_response(503, "connection termination", false);
@@ -379,7 +379,7 @@ impl Stream<'_> {
         if let Some(up) = &self.up {
             up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
             up.cluster.stats.code(502, self.origin.internal);
-            bump(&up.conn.host.shared.stats.rq_error);
+            bump(&up.conn.host.stats.rq_error);
         }
         self.drop_upstream();
         self.reset_before_response(502, "protocol error", false);

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use selvedge_runtime::{Rt, SocketAddress};
 
 use super::breaker::Breaker;
-use super::lb::{Candidate, least_request, random, round_robin::RoundRobin};
+use super::lb::{Weights, least_request, random, round_robin::RoundRobin};
 use super::pool::{Pool, Reaper};
 use crate::config::cluster::{Cluster as ClusterConfig, ClusterKind, LbPolicy};
 use crate::config::endpoint::{ConfiguredHealth, Endpoint, EndpointTarget};
@@ -23,8 +23,9 @@ use crate::stats::block::Block;
 use crate::stats::names::Cluster as Stat;
 use crate::stats::scope::{Registry, Scope, ScopeName};
 
-/// Numbers of one endpoint over all shards, for `/clusters`.
+/// Numbers of one endpoint, for `/clusters`: of one shard, which alone writes them, or summed over all.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct EndpointStats {
     pub cx_active: AtomicU64,
     pub cx_connect_fail: AtomicU64,
@@ -47,7 +48,43 @@ pub struct EndpointShared {
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
     pub priority: u32,
-    pub stats: EndpointStats,
+    /// One for each shard that knows the endpoint.
+    shards: Mutex<Vec<Arc<EndpointStats>>>,
+}
+
+impl EndpointShared {
+    /// The numbers over all shards.
+    pub fn stats(&self) -> EndpointStats {
+        let total = EndpointStats::default();
+        for one in self.shards.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for (sum, part) in total.all().into_iter().zip(one.all()) {
+                sum.store(sum.load(Relaxed).wrapping_add(part.load(Relaxed)), Relaxed);
+            }
+        }
+        total
+    }
+
+    /// A shard's own numbers.
+    fn join(&self) -> Arc<EndpointStats> {
+        let own = Arc::<EndpointStats>::default();
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&own));
+        own
+    }
+}
+
+impl EndpointStats {
+    fn all(&self) -> [&AtomicU64; 8] {
+        [
+            &self.cx_active,
+            &self.cx_connect_fail,
+            &self.cx_total,
+            &self.rq_active,
+            &self.rq_error,
+            &self.rq_success,
+            &self.rq_timeout,
+            &self.rq_total,
+        ]
+    }
 }
 
 /// What all shards and the admin thread share of one cluster.
@@ -120,7 +157,7 @@ pub fn resolved(
         zone: Arc::clone(&locality.zone),
         sub_zone: Arc::clone(&locality.sub_zone),
         priority: locality.priority,
-        stats: EndpointStats::default(),
+        shards: Mutex::default(),
     }
 }
 
@@ -128,11 +165,20 @@ pub fn resolved(
 #[derive(Debug)]
 pub struct Host {
     pub shared: Arc<EndpointShared>,
+    /// This shard's numbers.
+    pub stats: Arc<EndpointStats>,
     /// Requests in flight on this shard.
     pub active: Cell<u32>,
     pub(super) pool: RefCell<Pool>,
     /// Not in the cluster any more: its connections are not kept.
     pub(super) removed: Cell<bool>,
+}
+
+/// The hosts that may be picked: their places, and their weights.
+#[derive(Debug, Default)]
+struct Usable {
+    places: Vec<usize>,
+    weights: Weights,
 }
 
 /// One cluster as this shard knows it.
@@ -141,7 +187,7 @@ pub struct ClusterTwin {
     pub shared: Arc<ClusterShared>,
     pub stats: Arc<Block<Stat>>,
     pub(super) hosts: RefCell<Vec<Rc<Host>>>,
-    usable: RefCell<Vec<usize>>,
+    usable: RefCell<Usable>,
     turn: RefCell<RoundRobin>,
     pub(super) reaper: Rc<Reaper>,
     pub(super) next_connection: Cell<u64>,
@@ -163,6 +209,7 @@ impl ClusterTwin {
                 Some(host) if Arc::ptr_eq(&host.shared, shared) => host,
                 _ => Rc::new(Host {
                     shared: Arc::clone(shared),
+                    stats: shared.join(),
                     active: Cell::new(0),
                     pool: RefCell::default(),
                     removed: Cell::new(false),
@@ -176,7 +223,9 @@ impl ClusterTwin {
         let share = count as f64 * 100.0 / hosts.len().max(1) as f64;
         //= envoy: common_lb_config.healthy_panic_threshold
         let panic = share < self.config().healthy_panic_threshold;
-        *self.usable.borrow_mut() = (0..hosts.len()).filter(|&n| panic || healthy(&hosts[n])).collect();
+        let places: Vec<usize> = (0..hosts.len()).filter(|&n| panic || healthy(&hosts[n])).collect();
+        let weights = Weights::new(places.iter().map(|&n| hosts[n].shared.weight).collect());
+        *self.usable.borrow_mut() = Usable { places, weights };
         drop(hosts);
         for host in gone {
             host.removed.set(true);
@@ -188,21 +237,19 @@ impl ClusterTwin {
     pub fn pick(&self, rt: &Rt) -> Option<Rc<Host>> {
         let hosts = self.hosts.borrow();
         let usable = self.usable.borrow();
-        if let [only] = usable.as_slice() {
+        let Usable { places, weights } = &*usable;
+        if let [only] = places.as_slice() {
             return Some(Rc::clone(&hosts[*only]));
         }
-        let list: Vec<Candidate> = usable
-            .iter()
-            .map(|&n| Candidate { weight: hosts[n].shared.weight, active: hosts[n].active.get() })
-            .collect();
         let at = match self.config().lb {
-            LbPolicy::RoundRobin => self.turn.borrow_mut().pick(&list),
-            LbPolicy::Random => random::pick(&list, rt.random()),
+            LbPolicy::RoundRobin => self.turn.borrow_mut().pick(weights),
+            LbPolicy::Random => random::pick(weights, rt.random()),
             LbPolicy::LeastRequest { choice_count, active_request_bias } => {
-                least_request::pick(&list, choice_count, active_request_bias, || rt.random())
+                let active = |at: usize| hosts[places[at]].active.get();
+                least_request::pick(weights, choice_count, active_request_bias, active, || rt.random())
             }
         }?;
-        Some(Rc::clone(&hosts[usable[at]]))
+        Some(Rc::clone(&hosts[places[at]]))
     }
 }
 
@@ -246,11 +293,11 @@ impl ClusterSet {
     }
 }
 
-/// Adds to a number of an endpoint.
+/// Adds to a number of an endpoint that this shard alone writes.
 pub(crate) fn bump(slot: &AtomicU64) {
-    slot.fetch_add(1, Relaxed);
+    slot.store(slot.load(Relaxed).wrapping_add(1), Relaxed);
 }
 
 pub(crate) fn drop_one(slot: &AtomicU64) {
-    slot.fetch_sub(1, Relaxed);
+    slot.store(slot.load(Relaxed).wrapping_sub(1), Relaxed);
 }

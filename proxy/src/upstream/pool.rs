@@ -100,7 +100,7 @@ impl Drop for UpstreamConn {
         }
         stats.record(ClusterHist::UpstreamCxLengthMs, self.rt.now().millis_since(self.begun));
         stats.record(ClusterHist::UpstreamRqPerCx, u64::from(self.requests));
-        drop_one(&self.host.shared.stats.cx_active);
+        drop_one(&self.host.stats.cx_active);
         self.cluster.shared.breakers[0].dec(Limit::Connections);
         let starved = {
             let mut pool = self.host.pool.borrow_mut();
@@ -228,8 +228,8 @@ fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>) {
     cluster.stats.inc(Stat::UpstreamCxTotal);
     cluster.stats.inc(Stat::UpstreamCxActive);
     cluster.stats.inc(Stat::UpstreamCxHttp1Total);
-    bump(&host.shared.stats.cx_total);
-    bump(&host.shared.stats.cx_active);
+    bump(&host.stats.cx_total);
+    bump(&host.stats.cx_active);
     cluster.shared.breakers[0].inc(Limit::Connections);
     let (rt_task, cluster, host) = (rt.clone(), Rc::clone(cluster), Rc::clone(host));
     rt.spawn(async move {
@@ -298,8 +298,8 @@ fn connect_failed(cluster: &ClusterTwin, host: &Host, error: PoolError, lived_ms
     stats.inc(Stat::UpstreamCxDestroy);
     stats.dec(Stat::UpstreamCxActive);
     stats.record(ClusterHist::UpstreamCxLengthMs, lived_ms);
-    bump(&host.shared.stats.cx_connect_fail);
-    drop_one(&host.shared.stats.cx_active);
+    bump(&host.stats.cx_connect_fail);
+    drop_one(&host.stats.cx_active);
     cluster.shared.breakers[0].dec(Limit::Connections);
     let waiting = std::mem::take(&mut host.pool.borrow_mut().waiting);
     for waiter in waiting {

@@ -16,12 +16,11 @@ use selvedge::config::hcm::Hcm;
 use selvedge::config::snapshot;
 use selvedge::http::edge::{self, Carrier};
 use selvedge::http::h1::encode::{decimal, encode_request, encode_response};
-use selvedge::http::h1::head::{
-    DecodedRequest, DecodedResponse, HeadLimits, HeadScan, RequestKind, decode_request, decode_response,
-    find_head_end,
-};
+use selvedge::http::h1::head::{HeadLimits, HeadScan, find_head_end};
+use selvedge::http::h1::request::{DecodedRequest, decode_request};
+use selvedge::http::h1::response::{DecodedResponse, RequestKind, decode_response};
 use selvedge::http::hop_by_hop;
-use selvedge::http::message::HeaderId;
+use selvedge::http::message::{HeaderId, Version};
 use selvedge::observe::info::{StreamInfo, UpstreamInfo};
 use selvedge::route::pick::{self, PickInput};
 use selvedge_runtime::{BlockMut, Budget, Chunk, Instant, WallTime};
@@ -174,7 +173,7 @@ impl Bench {
         };
         edge::response_out(&mut head.fields, signature);
         let mut block = BlockMut::with_capacity(head.fields.byte_size() + 256, &self.budget);
-        encode_response(head, response.framing, &mut block);
+        encode_response(head, Version::H11, response.framing, &mut block);
         (response, block.freeze())
     }
 

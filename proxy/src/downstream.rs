@@ -10,11 +10,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::time::Duration;
 
-use selvedge_runtime::{BlockMut, Chunk, Instant, NetError, Sleep, Socket, SocketAddress};
+use selvedge_runtime::{BlockMut, Chunk, Instant, Sleep, Socket, SocketAddress};
 
-use crate::http::h1::head::{self, DecodedRequest, HeadError, HeadScan};
+use crate::http::h1::head::{self, EmptyLines, HeadError, HeadScan};
+use crate::http::h1::request::{self, DecodedRequest};
 use crate::shard::{Cx, ListenerTwin};
-use crate::stats::names::{Http, HttpHist, Listener, ListenerHist, Worker};
+use crate::stats::names::{Http, Http1, HttpHist, Listener, ListenerHist, Worker};
 use crate::stream::{self, Fate};
 
 /// A connection from a client, and what its requests share.
@@ -29,33 +30,30 @@ pub(crate) struct Conn {
     pub(crate) sleep: RefCell<Sleep>,
     /// Bytes that arrived and belong to nobody yet.
     input: Cell<Option<Chunk>>,
-    ended: Cell<Option<Ended>>,
-    /// When the first bytes of a head were there that came in pieces.
-    pub(crate) head_begun: Cell<Option<Instant>>,
+    /// The peer has finished, or broke the connection.
+    ended: Cell<bool>,
     pub(crate) requests: Cell<u32>,
     /// A stream is running: decides which counters move when the connection ends.
     pub(crate) busy: Cell<bool>,
-    by_peer: Cell<bool>,
+    /// When the head that is being read began, if it did not come in one piece.
+    pub(crate) head_begun: Cell<Option<Instant>>,
     /// The client has sent something: the protocol of the connection is settled.
     spoke: Cell<bool>,
     /// The end of a connection that was asked to go: it serves until then.
     drain_end: Cell<Option<Instant>>,
 }
 
-/// How the peer's side of the connection ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Fin,
-    Broken(NetError),
-}
-
 /// What came instead of a request.
 enum Next {
     Request(Box<DecodedRequest>),
     Bad(HeadError),
-    /// The peer is gone; bytes of a request had come or not.
+    /// The peer is gone, in the middle of a head or between requests.
+    GoneInHead,
     Gone,
-    HeadTimeout,
+    /// A head that began then did not come in time.
+    Late(Instant),
+    /// Nothing ever came.
+    Silent,
     /// It was asked to go, and its time to do so is over.
     Drained,
 }
@@ -65,33 +63,17 @@ pub(crate) async fn serve(conn: Conn) {
     loop {
         match conn.next().await {
             Next::Request(request) => match Box::pin(stream::run(&conn, *request)).await {
-                Fate::KeepAlive => {}
-                Fate::Close => break,
-                Fate::CloseDelayed => {
-                    conn.linger().await;
-                    break;
-                }
-                Fate::Reset => {
-                    conn.socket.reset_on_close();
-                    break;
-                }
+                Fate::KeepAlive => continue,
+                Fate::Close => return,
+                Fate::CloseDelayed => {}
             },
-            Next::Bad(error) => {
-                Box::pin(stream::refuse(&conn, error)).await;
-                conn.linger().await;
-                break;
-            }
-            Next::HeadTimeout => {
-                Box::pin(stream::head_timeout(&conn)).await;
-                conn.linger().await;
-                break;
-            }
-            Next::Drained => {
-                conn.linger().await;
-                break;
-            }
-            Next::Gone => break,
+            Next::Bad(error) => Box::pin(stream::refuse(&conn, error)).await,
+            Next::Late(begun) => Box::pin(stream::head_timeout(&conn, begun)).await,
+            Next::GoneInHead => return stream::abandoned(&conn),
+            Next::Drained => {}
+            Next::Gone | Next::Silent => return,
         }
+        return conn.linger().await;
     }
 }
 
@@ -117,11 +99,10 @@ impl Conn {
             begun,
             sleep,
             input: Cell::new(None),
-            ended: Cell::new(None),
-            head_begun: Cell::new(None),
+            ended: Cell::new(false),
             requests: Cell::new(0),
             busy: Cell::new(false),
-            by_peer: Cell::new(false),
+            head_begun: Cell::new(None),
             spoke: Cell::new(false),
             drain_end: Cell::new(None),
         }
@@ -154,34 +135,29 @@ impl Conn {
         self.drain_end.set(Some(self.cx.rt.now() + self.twin.hcm.drain_timeout));
     }
 
-    /// The next bytes of the peer, those left over first. `None`: it ended, see [`Conn::ended`].
+    /// The next bytes of the peer, those left over first. `None`: it has finished, or is gone.
     pub(crate) fn poll_bytes(&self) -> Poll<Option<Chunk>> {
         if let Some(chunk) = self.input.take() {
             return Poll::Ready(Some(chunk));
         }
-        if self.ended.get().is_some() {
+        if self.ended.get() {
             return Poll::Ready(None);
         }
-        let ended = match self.socket.poll_recv() {
-            Poll::Pending => return Poll::Pending,
+        match self.socket.poll_recv() {
+            Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(Some(chunk))) => {
                 self.twin.http.add(Http::DownstreamCxRxBytesTotal, chunk.len() as u64);
-                return Poll::Ready(Some(chunk));
+                Poll::Ready(Some(chunk))
             }
-            Poll::Ready(Ok(None)) => Ended::Fin,
-            Poll::Ready(Err(error)) => Ended::Broken(error),
-        };
-        self.ended.set(Some(ended));
-        self.by_peer.set(true);
-        Poll::Ready(None)
+            Poll::Ready(Ok(None) | Err(_)) => {
+                self.ended.set(true);
+                Poll::Ready(None)
+            }
+        }
     }
 
     /// Ready when the peer is gone. Bytes that come meanwhile are kept: one chunk, then nothing more is read.
     pub(crate) fn poll_gone(&self) -> Poll<()> {
-        if let Some(kept) = self.input.take() {
-            self.input.set(Some(kept));
-            return Poll::Pending;
-        }
         match self.poll_bytes() {
             Poll::Ready(None) => Poll::Ready(()),
             Poll::Ready(Some(chunk)) => {
@@ -199,10 +175,6 @@ impl Conn {
         }
     }
 
-    pub(crate) fn ended(&self) -> Option<Ended> {
-        self.ended.get()
-    }
-
     /// Waits until something comes, or until `deadline`. `Err`: the deadline passed.
     async fn bytes_until(&self, deadline: Instant) -> Result<Option<Chunk>, ()> {
         self.sleep.borrow_mut().reset(deadline);
@@ -217,102 +189,110 @@ impl Conn {
 
     /// The next request's head.
     async fn next(&self) -> Next {
-        let hcm = &self.twin.hcm;
-        let after = |from: Instant, d: Option<Duration>| d.map_or(Instant::FAR, |d| from + d);
-        let mut chunk = loop {
-            let now = self.cx.rt.now();
-            let idle = after(now, hcm.idle_timeout);
-            let (age, drained) = match self.drain_end.get() {
-                Some(end) if end <= now => return Next::Drained,
-                Some(end) => (Instant::FAR, end),
-                None => (after(self.begun, hcm.max_connection_duration), Instant::FAR),
-            };
-            match self.bytes_until(idle.min(age).min(drained)).await {
-                Err(()) if drained <= idle => return Next::Drained,
-                Err(()) => {
-                    let stat = if age < idle {
-                        Http::DownstreamCxMaxDurationReached
-                    } else {
-                        Http::DownstreamCxIdleTimeout
-                    };
-                    self.twin.http.inc(stat);
-                    //= envoy: a connection that never sent anything is closed at once
-                    if !self.spoke.get() {
-                        return Next::Gone;
-                    }
-                    if !self.is_draining() {
-                        self.drain();
-                    }
-                }
-                Ok(None) => return Next::Gone,
-                Ok(Some(mut chunk)) => {
-                    if !self.spoke.replace(true) {
-                        self.twin.http.inc(Http::DownstreamCxHttp1Total);
-                        self.twin.http.inc(Http::DownstreamCxHttp1Active);
-                    }
-                    chunk.advance(head::leading_empty_lines(&chunk));
-                    if !chunk.is_empty() {
-                        break chunk;
-                    }
-                }
-            }
+        let limits = &self.twin.limits;
+        let mut chunk = match self.first_bytes().await {
+            Ok(chunk) => chunk,
+            Err(next) => return next,
         };
         let mut scan = HeadScan::default();
-        let limits = &self.twin.limits;
         let end = match head::find_head_end(&mut scan, &chunk, limits) {
             Err(error) => return Next::Bad(error),
             Ok(Some(end)) => end,
-            Ok(None) => {
-                let begun = self.cx.rt.now();
-                self.head_begun.set(Some(begun));
-                let deadline =
-                    after(begun, hcm.request_headers_timeout).min(after(begun, hcm.stream_idle_timeout));
-                let mut block = BlockMut::with_capacity(chunk.len() * 2, self.cx.rt.budget());
-                block.extend_from_slice(&chunk);
-                drop(chunk);
-                match self.gather(&mut block, &mut scan, deadline).await {
-                    Ok(end) => {
-                        chunk = block.freeze();
-                        end
-                    }
-                    Err(next) => return next,
-                }
-            }
+            Ok(None) => match self.gather(&mut chunk, &mut scan).await {
+                Ok(end) => end,
+                Err(next) => return next,
+            },
         };
         let block = chunk.split_to(end);
         self.unread(chunk);
-        match head::decode_request(block, limits) {
-            Ok(request) => Next::Request(Box::new(request)),
+        match request::decode_request(block, limits) {
+            Ok(request) => {
+                if request.dropped > 0 {
+                    self.twin.http1.add(Http1::DroppedHeadersWithUnderscores, request.dropped.into());
+                }
+                Next::Request(Box::new(request))
+            }
             Err(error) => Next::Bad(error),
         }
     }
 
-    /// Adds to a partial head until it is whole; the answer is its length.
-    async fn gather(
-        &self,
-        block: &mut BlockMut,
-        scan: &mut HeadScan,
-        deadline: Instant,
-    ) -> Result<usize, Next> {
+    /// Waits for a head to begin. A connection whose time is over drains first: what comes then is still served.
+    async fn first_bytes(&self) -> Result<Chunk, Next> {
+        let (hcm, http) = (&self.twin.hcm, &self.twin.http);
+        let after = |from: Instant, d: Option<Duration>| d.map_or(Instant::FAR, |d| from + d);
+        let idle = after(self.cx.rt.now(), hcm.idle_timeout);
+        let age = after(self.begun, hcm.max_connection_duration);
+        let mut lines = EmptyLines::default();
         loop {
-            match self.bytes_until(deadline).await {
-                Err(()) => return Err(Next::HeadTimeout),
+            match self.bytes_until(self.drain_end.get().unwrap_or(idle.min(age))).await {
                 Ok(None) => return Err(Next::Gone),
-                Ok(Some(more)) => block.extend_from_slice(&more),
-            }
-            match head::find_head_end(scan, block, &self.twin.limits) {
-                Err(error) => return Err(Next::Bad(error)),
-                Ok(Some(end)) => return Ok(end),
-                Ok(None) => {}
+                Ok(Some(mut chunk)) => {
+                    if !self.spoke.replace(true) {
+                        http.inc(Http::DownstreamCxHttp1Total);
+                        http.inc(Http::DownstreamCxHttp1Active);
+                    }
+                    let skipped = lines.skip(&chunk).map_err(Next::Bad)?;
+                    chunk.advance(skipped);
+                    if !chunk.is_empty() {
+                        return Ok(chunk);
+                    }
+                }
+                Err(()) if self.is_draining() => return Err(Next::Drained),
+                Err(()) => {
+                    let aged = age < idle;
+                    http.inc(if aged {
+                        Http::DownstreamCxMaxDurationReached
+                    } else {
+                        Http::DownstreamCxIdleTimeout
+                    });
+                    //= envoy: a connection that never sent anything is closed at once
+                    self.drain();
+                    if !self.spoke.get() {
+                        return Err(Next::Silent);
+                    }
+                }
             }
         }
+    }
+
+    /// Adds to a partial head until it is whole; the answer is its length. The buffer that it came in goes back.
+    async fn gather(&self, chunk: &mut Chunk, scan: &mut HeadScan) -> Result<usize, Next> {
+        let hcm = &self.twin.hcm;
+        let begun = self.cx.rt.now();
+        let bounds = [
+            hcm.request_headers_timeout,
+            hcm.stream_idle_timeout,
+            hcm.request_timeout,
+            hcm.max_stream_duration,
+        ];
+        let deadline = bounds.iter().flatten().min().map_or(Instant::FAR, |d| begun + *d);
+        self.head_begun.set(Some(begun));
+        let mut block = BlockMut::with_capacity(chunk.len() * 2, self.cx.rt.budget());
+        block.extend_from_slice(&std::mem::replace(chunk, Chunk::from_static(b"")));
+        let end = loop {
+            if let Err(error) = request::check_start(scan, &block, &self.twin.limits) {
+                return Err(Next::Bad(error));
+            }
+            match self.bytes_until(deadline).await {
+                Err(()) => return Err(Next::Late(begun)),
+                Ok(None) => return Err(Next::GoneInHead),
+                Ok(Some(more)) => block.extend_from_slice(&more),
+            }
+            match head::find_head_end(scan, &block, &self.twin.limits) {
+                Err(error) => return Err(Next::Bad(error)),
+                Ok(Some(end)) => break end,
+                Ok(None) => {}
+            }
+        };
+        *chunk = block.freeze();
+        Ok(end)
     }
 
     /// Lets the client read the response before the connection ends: until it closes, or the time is over.
     //= envoy: delayed_close_timeout
     async fn linger(&self) {
         let timeout = self.twin.hcm.delayed_close_timeout;
-        if timeout.is_zero() || self.ended.get().is_some() {
+        if timeout.is_zero() || self.ended.get() {
             return;
         }
         let deadline = self.cx.rt.now() + timeout;
@@ -332,7 +312,11 @@ impl Conn {
 impl Drop for Conn {
     fn drop(&mut self) {
         let lived = self.cx.rt.now().millis_since(self.begun);
-        let (twin, by_peer, busy) = (&self.twin, self.by_peer.get(), self.busy.get());
+        let (twin, by_peer, busy) = (&self.twin, self.ended.get(), self.busy.get());
+        let max = twin.hcm.max_connection_duration;
+        if !self.is_draining() && max.is_some_and(|max| self.cx.rt.now() >= self.begun + max) {
+            twin.http.inc(Http::DownstreamCxMaxDurationReached);
+        }
         self.cx.server.connections.fetch_sub(1, Relaxed);
         twin.open.fetch_sub(1, Relaxed);
         twin.stats.inc(Listener::DownstreamCxDestroy);

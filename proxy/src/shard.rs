@@ -42,6 +42,7 @@ pub struct ListenerScopes {
     pub listener: Arc<Scope<names::Listener>>,
     pub listener_http: Arc<Scope<names::ListenerHttp>>,
     pub http: Arc<Scope<names::Http>>,
+    pub http1: Arc<Scope<names::Http1>>,
     /// Connections of this listener over all shards.
     pub open: Arc<AtomicU64>,
 }
@@ -59,6 +60,7 @@ impl ListenerScopes {
                 &[manager, address],
             )),
             http: registry.scope(ScopeName::new(&format!("http.{prefix}."), "http", &[manager])),
+            http1: registry.scope(ScopeName::new("http1.", "http1", &[])),
             open: Arc::default(),
         }
     }
@@ -143,6 +145,7 @@ pub struct ListenerTwin {
     pub stats: Arc<Block<names::Listener>>,
     pub worker: Arc<Block<names::Worker>>,
     pub http: Arc<Block<names::Http>>,
+    pub http1: Arc<Block<names::Http1>>,
     pub listener_http: Arc<Block<names::ListenerHttp>>,
     /// Of each access log of the connection manager, its file.
     pub log_files: Vec<LogId>,
@@ -168,10 +171,12 @@ impl ListenerTwin {
                 accept_http_10: hcm.http1.accept_http_10,
                 allow_chunked_length: hcm.http1.allow_chunked_length,
                 allow_absolute_url: hcm.http1.allow_absolute_url,
+                underscores: hcm.underscores,
             },
             stats: scopes.listener.block(parts.shard),
             worker: ListenerScopes::worker(&config, &parts.registry, parts.shard),
             http: scopes.http.block(parts.shard),
+            http1: scopes.http1.block(parts.shard),
             listener_http: scopes.listener_http.block(parts.shard),
             log_files,
             filters,

@@ -14,7 +14,8 @@ use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
 
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_request};
-use crate::http::h1::head::{self, DecodedResponse, HeadLimits, HeadScan, RequestKind};
+use crate::http::h1::head::{self, HeadLimits, HeadScan, Underscores};
+use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::message::{Framing, HeaderId, RequestHead, ResponseHead};
 use crate::limits;
 use crate::shard::Cx;
@@ -235,6 +236,7 @@ async fn read_head(
         accept_http_10: true,
         allow_chunked_length: config.h1.allow_chunked_length,
         allow_absolute_url: true,
+        underscores: Underscores::Allow,
     };
     let mut scan = HeadScan::default();
     let mut bytes = Chunk::from_static(b"");
@@ -256,7 +258,8 @@ async fn read_head(
                 let block = bytes.split_to(end);
                 scan = HeadScan::default();
                 let kind = RequestKind { head: head_request, upgrade: false };
-                let response = head::decode_response(block, kind, &bounds).map_err(|_| Failure::Malformed)?;
+                let response =
+                    response::decode_response(block, kind, &bounds).map_err(|_| Failure::Malformed)?;
                 //= rfc9110#15.2: an interim response is not the answer
                 if response.head.status >= 200 {
                     return Ok((response, bytes));

@@ -25,15 +25,16 @@ use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
 use crate::downstream::Conn;
 use crate::filters::Dir;
 use crate::http::edge::Origin;
-use crate::http::h1::body::{BodyDecoder, BodyEvent};
-use crate::http::h1::head::{DecodedRequest, HeadError, HeadScan};
+use crate::http::h1::body::{BodyDecoder, BodyError, BodyEvent};
+use crate::http::h1::head::{HeadError, HeadScan};
+use crate::http::h1::request::DecodedRequest;
 use crate::http::message::{Framing, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
 use crate::observe::info::StreamInfo;
 use crate::route::pick::Picked;
 use crate::route::table::{Action, Forward, WeightedEntry};
 use crate::side_call::Answer;
-use crate::stats::names::{Cluster as ClusterStat, Http};
+use crate::stats::names::{Cluster as ClusterStat, Http, Http1};
 use crate::upstream::breaker::Limit;
 use crate::upstream::cluster::{ClusterTwin, Host, bump, drop_one};
 use crate::upstream::pool::{self, PoolError, UpstreamConn};
@@ -49,7 +50,6 @@ pub(crate) enum Fate {
     Close,
     /// Close once the client had time to read.
     CloseDelayed,
-    Reset,
 }
 
 /// Why a stream ended before its response did.
@@ -75,7 +75,12 @@ struct Stream<'c> {
     request_framing: Framing,
     keep_alive: bool,
     upgrade: bool,
+    expects_continue: bool,
     request_done: bool,
+    /// Both sides are configured to.
+    passes_trailers: bool,
+    /// An interim response has come.
+    interim: bool,
     /// On its way upstream, beyond what the kernel is sending.
     to_up: Chunks,
     up: Option<Up>,
@@ -181,15 +186,33 @@ pub(crate) async fn run(conn: &Conn, request: DecodedRequest) -> Fate {
 pub(crate) async fn refuse(conn: &Conn, error: HeadError) {
     let (status, body, details) = error.answer();
     conn.twin.http.inc(Http::DownstreamCxProtocolError);
+    if error == HeadError::Underscore {
+        conn.twin.http1.inc(Http1::RequestsRejectedWithUnderscoresInHeaders);
+    }
     let mut reply = Reply::text(status, body.as_bytes(), details);
     reply.flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
     Stream::unread(conn).answer(reply).await;
 }
 
-/// Answers a head that did not come in time.
-pub(crate) async fn head_timeout(conn: &Conn) {
-    conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
-    Stream::unread(conn).answer(Reply::text(408, b"", "request_header_timeout")).await;
+/// Answers a head that began then and did not come in time.
+pub(crate) async fn head_timeout(conn: &Conn, begun: Instant) {
+    let hcm = &conn.twin.hcm;
+    let mut stream = Stream::unread(conn);
+    if hcm.request_headers_timeout.is_some_and(|max| begun + max <= conn.cx.rt.now()) {
+        conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
+        stream.reply(Reply::text(408, b"request header timeout", "request_header_timeout"));
+    } else {
+        stream.idle_deadline = hcm.stream_idle_timeout.map_or(Instant::FAR, |max| begun + max);
+        stream.timed_out(None);
+    }
+    let cut = stream.pump().await;
+    stream.finish(cut);
+}
+
+/// Accounts a request whose client went away in the middle of its head.
+pub(crate) fn abandoned(conn: &Conn) {
+    Stream::unread(conn).finish(Some(Cut::Downstream));
+    conn.busy.set(true);
 }
 
 impl<'c> Stream<'c> {
@@ -206,8 +229,11 @@ impl<'c> Stream<'c> {
         info.direct_remote.clone_from(&conn.peer);
         info.remote.clone_from(&conn.peer);
         let hcm = &conn.twin.hcm;
-        let now = rt.now();
-        let after = |d: Option<Duration>| d.filter(|d| !d.is_zero()).map_or(Instant::FAR, |d| now + d);
+        let after = |from: Instant, d: Option<Duration>| d.map_or(Instant::FAR, |d| from + d);
+        let mut body = BodyDecoder::new(request.framing);
+        if hcm.http1.enable_trailers {
+            body.bound_trailers(conn.twin.limits.bytes_max, conn.twin.limits.fields_max);
+        }
         conn.twin.http.inc(Http::DownstreamRqTotal);
         conn.twin.http.inc(Http::DownstreamRqHttp1Total);
         conn.twin.http.inc(Http::DownstreamRqActive);
@@ -217,11 +243,14 @@ impl<'c> Stream<'c> {
             origin: Origin { remote: None, internal: false, edge: false },
             request: request.head,
             response: None,
-            body: BodyDecoder::new(request.framing),
+            body,
             request_framing: request.framing,
             keep_alive: request.keep_alive,
             upgrade: request.upgrade,
+            expects_continue: request.expect_continue,
             request_done: false,
+            passes_trailers: false,
+            interim: false,
             to_up: Chunks::new(),
             up: None,
             to_down: Chunks::new(),
@@ -235,9 +264,9 @@ impl<'c> Stream<'c> {
             try_timeout: None,
             try_deadline: Instant::FAR,
             idle_timeout: hcm.stream_idle_timeout,
-            idle_deadline: after(hcm.stream_idle_timeout),
-            request_deadline: after(hcm.request_timeout),
-            duration_deadline: after(hcm.max_stream_duration),
+            idle_deadline: after(rt.now(), hcm.stream_idle_timeout),
+            request_deadline: after(begun, hcm.request_timeout),
+            duration_deadline: after(begun, hcm.max_stream_duration),
             random: 0,
             picked: None,
             entry: None,
@@ -258,6 +287,7 @@ impl<'c> Stream<'c> {
             keep_alive: false,
             expect_continue: false,
             upgrade: false,
+            dropped: 0,
         };
         let mut stream = Stream::new(conn, none);
         stream.fate = Fate::CloseDelayed;
@@ -273,15 +303,12 @@ impl<'c> Stream<'c> {
 
     /// From the head to the last byte. `Some`: it broke off.
     async fn serve(&mut self) -> Option<Cut> {
-        let expects = self.expects_continue();
+        self.note_whole();
+        self.send_continue();
         if let Err(reply) = self.admit() {
             self.reply(reply);
             return self.pump().await;
         }
-        if expects {
-            self.send_continue();
-        }
-        self.decode_available();
         self.random = self.conn.cx.rt.random();
         let mut picked = self.pick_route();
         self.info.stamps.routed = Some(self.conn.cx.rt.now());
@@ -332,6 +359,8 @@ impl<'c> Stream<'c> {
                 return self.pump().await;
             }
         };
+        let downstream = self.conn.twin.hcm.http1.enable_trailers;
+        self.passes_trailers = downstream && cluster.config().h1.enable_trailers;
         let priority = forward.priority as usize;
         let taken = match pool::try_take(&host) {
             Some(conn) => Ok(conn),
@@ -570,7 +599,6 @@ impl<'c> Stream<'c> {
             "request_overall_timeout"
         } else if self.duration_deadline <= now {
             http.inc(Http::DownstreamRqMaxDurationReached);
-            self.info.flags.add(Flags::DURATION_TIMEOUT);
             body = "downstream duration timeout";
             "max_duration_timeout"
         } else if self.idle_deadline <= now {
@@ -623,9 +651,10 @@ impl<'c> Stream<'c> {
         self.duration_deadline = Instant::FAR;
     }
 
-    /// Takes the body bytes that came with the head, so that a request without more is known to be whole.
-    fn decode_available(&mut self) {
-        if self.request_framing == Framing::None && !self.upgrade {
+    /// A request that has no body is whole.
+    fn note_whole(&mut self) {
+        let open = self.upgrade || self.request.is_method(b"CONNECT");
+        if self.request_framing == Framing::None && !open {
             self.request_ended();
         }
     }
@@ -680,8 +709,8 @@ impl<'c> Stream<'c> {
                     self.give_back(chunk);
                     return self.request_over(trailers);
                 }
-                Err(_) => {
-                    self.body_refused();
+                Err(error) => {
+                    self.body_refused(error);
                     return Ok(());
                 }
             }
@@ -695,20 +724,19 @@ impl<'c> Stream<'c> {
     }
 
     /// The client's body breaks its framing.
-    fn body_refused(&mut self) {
+    fn body_refused(&mut self, error: BodyError) {
         self.conn.twin.http.inc(Http::DownstreamCxProtocolError);
         self.info.flags.add(Flags::DOWNSTREAM_PROTOCOL_ERROR);
         self.drop_upstream();
         self.fate = Fate::CloseDelayed;
+        let (status, body, details) = error.answer();
         if self.response.is_some() {
             self.response_done = true;
             self.to_down = Chunks::new();
-            self.info.details = Some(Cow::Borrowed("http1.codec_error"));
+            self.info.details = Some(Cow::Borrowed(details));
             return;
         }
-        let mut reply = Reply::text(400, b"Bad Request", "http1.codec_error");
-        reply.flags = self.info.flags;
-        self.reply(reply);
+        self.reply(Reply::text(status, body.as_bytes(), details));
         self.flush_down();
     }
 

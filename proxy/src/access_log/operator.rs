@@ -575,7 +575,8 @@ impl Name {
         }
         match self {
             Name::Method => Some(head.method()),
-            Name::Path => Some(head.path()),
+            // A tunnel has no path.
+            Name::Path => Some(head.path()).filter(|p| !p.is_empty() || !head.is_method(b"CONNECT")),
             Name::Authority => head.authority(),
             Name::Scheme => Some(head.fields.get(HeaderId::XForwardedProto).unwrap_or(b"http")),
             other => other.in_fields(&head.fields),

@@ -14,6 +14,7 @@ use crate::config::route::{self, Lookup};
 use crate::config::values;
 use crate::filters;
 use crate::http::edge::{Cidr, EdgePolicy, ServerHeader};
+use crate::http::h1::head::Underscores;
 use crate::limits;
 use crate::route::table::{RouteTable, Upgrade};
 
@@ -51,6 +52,7 @@ pub struct Hcm {
 
     pub max_request_headers_kb: u32,
     pub max_headers_count: u32,
+    pub underscores: Underscores,
     pub http1: Http1Options,
     pub upgrades: Vec<Upgrade>,
 }
@@ -157,6 +159,15 @@ pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<
                 return Err(here.violates("value must be greater than or equal to 1"));
             }
             count => count.map_or(HEADERS_COUNT, |c| c.value),
+        },
+        underscores: match common.headers_with_underscores_action {
+            0 => Underscores::Allow,
+            1 => Underscores::Reject,
+            2 => Underscores::Drop,
+            _ => {
+                let here = common_at.field("HttpProtocolOptions", "headers_with_underscores_action");
+                return Err(here.violates(ENUM));
+            }
         },
         http1: http1(config.http_protocol_options.as_ref()),
         upgrades: upgrades(config, at)?,

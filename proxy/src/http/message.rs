@@ -85,11 +85,6 @@ impl Fields {
         self.list.push(field);
     }
 
-    /// Bytes of the received block, by their place.
-    pub(crate) fn received_bytes(&self, at: (usize, usize)) -> &[u8] {
-        &self.block[at.0..at.1]
-    }
-
     fn name(&self, field: &Field) -> &[u8] {
         if field.name.start == BY_ID { field.id.name().as_bytes() } else { self.bytes(field.name) }
     }
@@ -359,10 +354,6 @@ impl RequestHead {
         self.authority = Some(Span::received(at));
     }
 
-    pub(crate) fn set_path_received(&mut self, at: (usize, usize)) {
-        self.path = Span::received(at);
-    }
-
     /// Takes the value of a received field as the authority, without a copy.
     pub(crate) fn take_host(&mut self) {
         let mut hosts = self.fields.list.iter().filter(|f| f.id == HeaderId::Host);
@@ -370,8 +361,11 @@ impl RequestHead {
         let Some(first) = first else { return };
         if second {
             // envoy: several Host fields are one value, joined with a comma
-            let joined = self.fields.all(HeaderId::Host).collect::<Vec<_>>().join(&b","[..]);
-            self.set_authority(&joined);
+            let named = self.fields.all(HeaderId::Host).filter(|v| !v.is_empty());
+            let joined = named.collect::<Vec<_>>().join(&b","[..]);
+            if self.authority.is_none() {
+                self.set_authority(&joined);
+            }
         } else if self.authority.is_none() {
             self.authority = Some(first);
         }

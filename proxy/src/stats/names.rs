@@ -302,6 +302,22 @@ table! {
 }
 
 table! {
+    /// The codec of HTTP/1, all listeners: `http1.`
+    Http1 / Http1Hist {
+        counters [
+        DroppedHeadersWithUnderscores = "dropped_headers_with_underscores",
+        MetadataNotSupportedError = "metadata_not_supported_error",
+        RequestsRejectedWithUnderscoresInHeaders = "requests_rejected_with_underscores_in_headers",
+        ResponseFlood = "response_flood",
+        ]
+        gauges [
+        ]
+        histograms [
+        ]
+    }
+}
+
+table! {
     /// One listener: `listener.<address>.`
     Listener / ListenerHist {
         counters [

@@ -72,13 +72,12 @@ impl Stream<'_> {
     }
 
     fn write_log(&self, format: &LogFormat, file: LogId) {
-        let empty = self.request.method().is_empty();
         let cx = LogCx {
             info: &self.info,
             request: &self.request,
             response: self.response.as_ref(),
             trailers: self.response_trailers.as_ref(),
-            protocol: (!empty || self.info.status.is_some()).then(|| self.request.version.text()),
+            protocol: Some(self.request.version.text()),
             local_reply_body: b"",
         };
         self.conn.cx.logs.line(file, |out| format.write(&cx, out));

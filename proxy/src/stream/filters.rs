@@ -180,8 +180,7 @@ impl<'c> Stream<'c> {
 
     fn request_last(&mut self, trailers: Option<Trailers>) {
         if self.request_framing == Framing::Chunked {
-            let keep = self.conn.twin.hcm.http1.enable_trailers;
-            let trailers = trailers.filter(|_| keep);
+            let trailers = trailers.filter(|_| self.passes_trailers);
             response::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
         }
     }
@@ -281,8 +280,8 @@ impl<'c> Stream<'c> {
             _ => None,
         };
         self.filters = Some(filters);
-        if let Some((head, local)) = head {
-            self.send_response_head(head, local);
+        if let Some((head, _)) = head {
+            self.send_response_head(head);
         }
         while let Some(data) = out.pop() {
             self.emit(data);

@@ -89,7 +89,7 @@ impl<'c> Stream<'c> {
         let body = if self.request.is_method(b"HEAD") { Chunk::from_static(b"") } else { reply.body };
         match self.reply_through_filters(head, &body) {
             Some(head) => {
-                self.send_response_head(head, true);
+                self.send_response_head(head);
                 self.emit(body);
                 self.response_last(None);
             }

@@ -14,7 +14,8 @@ use crate::http::h1::encode::{decimal, encode_request};
 use crate::http::h1::head::HeadScan;
 use crate::http::header_id::{IdSet, JOINED_IN_REQUEST};
 use crate::http::hop_by_hop;
-use crate::http::message::{Framing, HeaderId as H};
+use crate::http::message::{Framing, HeaderId as H, Version};
+use crate::http::path::{self, PathFault};
 use crate::observe::flags::Flags;
 use crate::observe::info::UpstreamInfo;
 use crate::route::pick::{self, Miss, PickInput, Picked};
@@ -30,21 +31,15 @@ impl<'c> Stream<'c> {
         let conn = self.conn;
         let twin = &conn.twin;
         self.request.fields.join_repeated(JOINED_IN_REQUEST);
-        if self.request.authority().is_none_or(<[u8]>::is_empty) {
-            if self.request.version == crate::http::message::Version::H10
-                && !twin.hcm.http1.default_host.is_empty()
-            {
+        if self.request.authority().is_none() {
+            if self.request.version == Version::H10 && !twin.hcm.http1.default_host.is_empty() {
                 self.request.set_authority(&twin.hcm.http1.default_host);
             } else {
                 self.fate = super::Fate::CloseDelayed;
                 return Err(Reply::text(400, b"", "missing_host_header"));
             }
         }
-        if self.expects_continue() && !twin.hcm.proxy_100_continue {
-            self.request.fields.remove(H::Expect);
-        }
-        //= envoy: h2c is never taken up, and passes as if it had not been asked for
-        self.upgrade &= self.request.fields.get(H::Upgrade).is_none_or(|p| !p.eq_ignore_ascii_case(b"h2c"));
+        self.check_request()?;
         if self.upgrade {
             // The body of an upgrade is what follows the head, for ever.
             self.body = BodyDecoder::new(Framing::UntilClose);
@@ -63,8 +58,31 @@ impl<'c> Stream<'c> {
         Ok(())
     }
 
-    pub(super) fn expects_continue(&self) -> bool {
-        self.request.fields.get(H::Expect).is_some_and(|v| v.eq_ignore_ascii_case(b"100-continue"))
+    /// What no request may be, wherever it goes.
+    //= envoy: observed on 1.40.0
+    fn check_request(&mut self) -> Result<(), Reply> {
+        let http = &self.conn.twin.http;
+        if self.request.is_method(b"CONNECT") {
+            return Ok(());
+        }
+        let details = match path::fault(self.request.path()) {
+            Some(PathFault::NotAbsolute) => {
+                http.inc(Http::DownstreamRqNonRelativePath);
+                return Err(Reply::text(404, b"", "absolute_path_rejected"));
+            }
+            Some(PathFault::Fragment) => {
+                http.inc(Http::DownstreamRqFailedPathNormalization);
+                "path_normalization_failed"
+            }
+            None if self.request.is_method(b"QUERY")
+                && self.request.fields.get(H::ContentType).is_none_or(<[u8]>::is_empty) =>
+            {
+                "query_missing_content_type"
+            }
+            None => return Ok(()),
+        };
+        self.fate = super::Fate::CloseDelayed;
+        Err(Reply::text(400, b"", details))
     }
 
     /// Whether this request may switch protocols: as the route says, else as the listener does.
@@ -118,9 +136,7 @@ impl<'c> Stream<'c> {
             return reply;
         }
         let http = &self.conn.twin.http;
-        if !self.request.is_method(b"CONNECT") {
-            http.inc(Http::RqTotal);
-        }
+        http.inc(Http::RqTotal);
         http.inc(Http::NoRoute);
         self.info.flags.add(Flags::NO_ROUTE_FOUND);
         Reply::text(404, b"", "route_not_found")
@@ -362,14 +378,20 @@ impl<'c> Stream<'c> {
         self.reset_before_response(503, reason, overloaded);
     }
 
-    /// `Expect: 100-continue` is answered at once. //= rfc9110#10.1.1
+    /// `Expect: 100-continue` is answered at once, unless the upstream is to answer it. //= rfc9110#10.1.1
     pub(super) fn send_continue(&mut self) {
-        if !self.conn.twin.hcm.proxy_100_continue && self.request_framing != Framing::None {
-            self.conn.twin.http.inc(Http::DownstreamRq1xx);
-            self.conn.twin.http.inc(Http::DownstreamRqCompleted);
-            self.to_down.push(Chunk::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"));
-            self.flush_down();
+        if !self.expects_continue || self.conn.twin.hcm.proxy_100_continue {
+            return;
         }
+        self.request.fields.remove(H::Expect);
+        self.conn.twin.http.inc(Http::DownstreamRq1xx);
+        self.conn.twin.http.inc(Http::DownstreamRqCompleted);
+        self.to_down.push(match self.request.version {
+            Version::H11 => Chunk::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"),
+            //= envoy: 1.0 is told as well
+            Version::H10 => Chunk::from_static(b"HTTP/1.0 100 Continue\r\n\r\n"),
+        });
+        self.flush_down();
     }
 }
 

@@ -7,10 +7,11 @@ use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
 use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
 use crate::filters::Dir;
-use crate::http::edge::{self, ServerHeader, Signature};
+use crate::http::edge::{self, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
-use crate::http::h1::head::{self, DecodedResponse, HeadLimits, RequestKind};
+use crate::http::h1::head::{self, HeadLimits, Underscores};
+use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Version};
@@ -78,6 +79,7 @@ impl Stream<'_> {
             accept_http_10: true,
             allow_chunked_length: config.h1.allow_chunked_length,
             allow_absolute_url: true,
+            underscores: Underscores::Allow,
         };
         let mut bytes = match up.partial.take() {
             None => chunk,
@@ -88,6 +90,7 @@ impl Stream<'_> {
         };
         // Interim responses may stand before the final one.
         loop {
+            let Some(up) = &mut self.up else { return Ok(()) };
             match head::find_head_end(&mut up.scan, &bytes, &bounds) {
                 Err(_) => return self.bad_response(),
                 Ok(None) => {
@@ -100,20 +103,37 @@ impl Stream<'_> {
                     let block = bytes.split_to(end);
                     up.scan = head::HeadScan::default();
                     let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
-                    match head::decode_response(block, kind, &bounds) {
+                    match response::decode_response(block, kind, &bounds) {
                         Err(_) => return self.bad_response(),
                         Ok(response) if response.head.status == 101 => {
                             return self.switch_protocols(response, bytes);
                         }
                         //= rfc9110#15.2: an interim response is not the answer
                         Ok(response) if response.head.status < 200 => {
-                            up.cluster.stats.code(response.head.status, self.origin.internal);
+                            //= envoy: only the first one counts, and passes
+                            if !std::mem::replace(&mut self.interim, true) {
+                                up.cluster.stats.code(response.head.status, self.origin.internal);
+                                self.pass_interim(response.head);
+                            }
                         }
                         Ok(response) => return self.on_response(response, bytes),
                     }
                 }
             }
         }
+    }
+
+    /// An interim response on its way to the client. //= envoy: proxy_100_continue
+    fn pass_interim(&mut self, mut head: ResponseHead) {
+        if !self.conn.twin.hcm.proxy_100_continue {
+            return;
+        }
+        hop_by_hop::strip_response(&mut head.fields, false);
+        let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 64);
+        encode_response(&head, self.request.version, Framing::None, &mut block);
+        self.to_down.push(block.freeze());
+        self.count_response(&head);
+        self.flush_down();
     }
 
     fn on_response(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
@@ -143,7 +163,7 @@ impl Stream<'_> {
             framing => framing,
         };
         match &self.filters {
-            None => self.send_response_head(head, false),
+            None => self.send_response_head(head),
             Some(_) => {
                 self.respond_through_filters(head);
                 self.drive_response()?;
@@ -187,11 +207,9 @@ impl Stream<'_> {
     }
 
     /// The connection manager's last edits, and the head's bytes.
-    pub(super) fn send_response_head(&mut self, mut head: ResponseHead, local: bool) {
+    pub(super) fn send_response_head(&mut self, mut head: ResponseHead) {
         let twin = &self.conn.twin;
         let server = twin.hcm.server_header;
-        let server =
-            if local && server == ServerHeader::PassThrough { ServerHeader::AppendIfAbsent } else { server };
         let request_id = self.request.fields.get(H::XRequestId);
         let request_id = request_id.filter(|_| twin.hcm.always_set_request_id_in_response);
         let (name, via) = (&*twin.hcm.server_name, &*twin.hcm.edge.via);
@@ -207,7 +225,7 @@ impl Stream<'_> {
         }
         let framing = self.frame_response(&mut head, old);
         let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 256);
-        encode_response(&head, framing, &mut block);
+        encode_response(&head, self.request.version, framing, &mut block);
         self.to_down.push(block.freeze());
         self.count_response(&head);
         if !self.request_done {
@@ -299,7 +317,7 @@ impl Stream<'_> {
                 Ok(BodyEvent::Data(data)) => self.response_data(data),
                 Ok(BodyEvent::End(trailers)) => {
                     //= envoy: enable_trailers: otherwise nobody sees them, filters and logs neither
-                    let trailers = trailers.filter(|_| self.conn.twin.hcm.http1.enable_trailers);
+                    let trailers = trailers.filter(|_| self.passes_trailers);
                     self.response_ended(&chunk);
                     self.response_over(trailers);
                     break;
@@ -416,7 +434,7 @@ impl Stream<'_> {
         self.route_mutations(&mut head);
         self.down_framing = Framing::UntilClose;
         self.info.details = Some(Cow::Borrowed("via_upstream"));
-        self.send_response_head(head, false);
+        self.send_response_head(head);
         self.info.bytes_sent += rest.len() as u64;
         self.to_down.push(rest);
         self.flush_down();

@@ -5,15 +5,16 @@
 
 use selvedge_runtime::Chunk;
 
-use super::head::{HeadError, read_field};
-use crate::http::message::{Fields, Framing, Trailers};
+use super::head::{HeadError, Lines, split_field};
+use crate::http::message::{Fields, Framing, HeaderId, Trailers};
 
 /// Bytes of chunk extensions that one message may carry.
 pub const EXTENSION_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a chunk-size line without its extensions: 16 hex digits.
 const SIZE_DIGITS_MAX: u32 = 16;
-/// Bytes of all trailers.
+/// Bytes of all trailers, and their number, where no configuration bounds them.
 pub const TRAILER_BYTES_MAX: usize = 60 * 1024;
+const TRAILER_FIELDS_MAX: usize = 1024;
 
 /// Why a body was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,18 @@ pub enum BodyError {
     Extensions,
     Trailers,
     TrailersTooLarge,
+    TooManyTrailers,
+}
+
+impl BodyError {
+    /// The status, its body and the response code details of the answer to a request with this fault.
+    pub fn answer(self) -> (u16, &'static str, &'static str) {
+        match self {
+            BodyError::TrailersTooLarge => HeadError::TooLarge.answer(),
+            BodyError::TooManyTrailers => HeadError::TooManyFields.answer(),
+            _ => (400, "Bad Request", "http1.codec_error"),
+        }
+    }
 }
 
 /// What a piece of input held.
@@ -55,6 +68,8 @@ enum State {
 pub struct BodyDecoder {
     state: State,
     extension_bytes: usize,
+    trailer_bytes_max: usize,
+    trailer_fields_max: usize,
     until_close: bool,
 }
 
@@ -66,7 +81,19 @@ impl BodyDecoder {
             Framing::Chunked => State::Size { value: 0, digits: 0, extension: false, carriage: false },
             Framing::UntilClose => State::Plain(u64::MAX),
         };
-        BodyDecoder { state, extension_bytes: 0, until_close: framing == Framing::UntilClose }
+        BodyDecoder {
+            state,
+            extension_bytes: 0,
+            trailer_bytes_max: TRAILER_BYTES_MAX,
+            trailer_fields_max: TRAILER_FIELDS_MAX,
+            until_close: framing == Framing::UntilClose,
+        }
+    }
+
+    /// Trailers are bounded as the head was. //= envoy: max_request_headers_kb, max_headers_count
+    pub fn bound_trailers(&mut self, bytes_max: usize, fields_max: usize) {
+        self.trailer_bytes_max = bytes_max;
+        self.trailer_fields_max = fields_max;
     }
 
     pub fn is_done(&self) -> bool {
@@ -179,7 +206,7 @@ impl BodyDecoder {
                 return Err(BodyError::Trailers);
             }
             lines.push(b);
-            if lines.len() > TRAILER_BYTES_MAX {
+            if lines.len() > self.trailer_bytes_max {
                 return Err(BodyError::TrailersTooLarge);
             }
             if *lines == b"\r\n" || lines.ends_with(b"\r\n\r\n") {
@@ -195,19 +222,26 @@ impl BodyDecoder {
         if text == b"\r\n" {
             return Ok(Some(None));
         }
-        trailer_fields(&text).map(|fields| Some(Some(Trailers(fields)))).map_err(|_| BodyError::Trailers)
+        let fields = trailer_fields(&text, self.trailer_fields_max)?;
+        Ok(Some(Some(Trailers(fields))))
     }
 }
 
-fn trailer_fields(text: &[u8]) -> Result<Fields, HeadError> {
+fn trailer_fields(text: &[u8], most: usize) -> Result<Fields, BodyError> {
     let mut fields = Fields::new(Chunk::copy_from(text));
-    let mut start = 0;
-    while let Some(n) = memchr::memchr(b'\n', &text[start..]) {
-        let end = start + n;
-        if end > start + 1 {
-            read_field(&mut fields, text, start, end - 1)?;
+    let mut lines = Lines::of(text);
+    let mut count = 0;
+    while let Some((start, end)) = lines.next() {
+        let (name, value) = split_field(text, start, end).map_err(|_| BodyError::Trailers)?;
+        count += 1;
+        if count > most {
+            return Err(BodyError::TooManyTrailers);
         }
-        start = end + 1;
+        //= rfc9110#6.5.1: what frames or routes a message never stands behind it
+        let id = HeaderId::of(&text[name.0..name.1]);
+        if !matches!(id, HeaderId::ContentLength | HeaderId::TransferEncoding | HeaderId::Host) {
+            fields.push_received(name, value);
+        }
     }
     Ok(fields)
 }

@@ -2,7 +2,7 @@
 
 use selvedge_runtime::BlockMut;
 
-use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers};
+use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers, Version};
 
 /// A request as it goes upstream.
 pub fn encode_request(head: &RequestHead, framing: Framing, upgrade: bool, out: &mut BlockMut) {
@@ -23,9 +23,10 @@ pub fn encode_request(head: &RequestHead, framing: Framing, upgrade: bool, out: 
     out.extend_from_slice(b"\r\n");
 }
 
-/// A response as it goes downstream.
-pub fn encode_response(head: &ResponseHead, framing: Framing, out: &mut BlockMut) {
-    out.extend_from_slice(b"HTTP/1.1 ");
+/// A response as it goes downstream, in the version that the client speaks.
+pub fn encode_response(head: &ResponseHead, version: Version, framing: Framing, out: &mut BlockMut) {
+    out.extend_from_slice(version.text().as_bytes());
+    out.push(b' ');
     out.extend_from_slice(&digits3(head.status));
     out.push(b' ');
     out.extend_from_slice(reason(head.status).as_bytes());
@@ -110,7 +111,6 @@ pub fn reason(status: u16) -> &'static str {
         100 => "Continue",
         101 => "Switching Protocols",
         102 => "Processing",
-        103 => "Early Hints",
         200 => "OK",
         201 => "Created",
         202 => "Accepted",

@@ -3,3 +3,5 @@
 pub mod body;
 pub mod encode;
 pub mod head;
+pub mod request;
+pub mod response;

@@ -67,8 +67,8 @@ impl Table<'_> {
 }
 
 /// The refused fields that a message uses, each with its path.
-pub fn check(message: &DynamicMessage, pool: &DescriptorPool) -> Vec<String> {
-    let mut walk = Walk { pool, table: Table::read(), refused: Vec::new() };
+pub fn check(message: &DynamicMessage, pool: &DescriptorPool, allow_unknown: bool) -> Vec<String> {
+    let mut walk = Walk { pool, table: Table::read(), allow_unknown, refused: Vec::new() };
     walk.message(message, "");
     walk.refused
 }
@@ -76,6 +76,8 @@ pub fn check(message: &DynamicMessage, pool: &DescriptorPool) -> Vec<String> {
 struct Walk<'a> {
     pool: &'a DescriptorPool,
     table: Table<'static>,
+    /// Binary files may hold fields that the API does not have.
+    allow_unknown: bool,
     refused: Vec<String>,
 }
 
@@ -88,6 +90,9 @@ impl Walk<'_> {
         }
         if name.starts_with("google.protobuf.") {
             return;
+        }
+        if !self.allow_unknown && message.unknown_fields().next().is_some() {
+            self.refused.push(format!("{path}: {name} with unknown fields"));
         }
         for (field, value) in message.fields() {
             let here =

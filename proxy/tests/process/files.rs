@@ -133,6 +133,14 @@ fn damaged_binary_files() {
             ended.stderr
         );
     }
+    // Deeper within: `node` with a field 2047.
+    let ended = validate(&dir, "deeper.pb", b"\x0a\x04\xfa\x7f\x01x");
+    assert!(
+        ended.code == Some(1) && ended.stderr.contains("node: envoy.config.core.v3.Node with unknown fields"),
+        "{:?} {}",
+        ended.code,
+        ended.stderr
+    );
 }
 
 /// A pipe that never ends is not read for ever.

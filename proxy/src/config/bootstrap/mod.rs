@@ -73,7 +73,7 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
         let overlay = from_tree(&node, &shaper).map_err(|e| LoadError(format!("--config-yaml: {e}")))?;
         merge(&mut message, &overlay)?;
     }
-    let refusals = fields::check(&message, &pool);
+    let refusals = fields::check(&message, &pool, source.allow_unknown);
     if !refusals.is_empty() {
         return Err(LoadError(refusals.join("; ")));
     }

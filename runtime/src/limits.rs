@@ -35,6 +35,8 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 /// How long receives that found no buffer wait at most before they look again, in milliseconds. They are fed when
 /// a buffer comes back; this is for one that came back while the kernel was answering.
 pub const STARVED_PAUSE_MS: u64 = 10;
+/// Unread letters of control to one shard: each kind once, and again.
+pub const CONTROL_LETTERS: usize = 16;
 /// The byte budget of a shard unless configured: all buffers come out of it.
 pub const BUDGET_BYTES: usize = 512 * 1024 * 1024;
 

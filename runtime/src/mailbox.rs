@@ -1,6 +1,10 @@
 //! Letters between threads: a bounded box, and a bell that wakes the shard.
 //!
 //! Any thread may post; the shard that made the box reads. A full box refuses, and the sender counts or waits.
+//! Letters of control have room of their own and are read first, so that no flood of others keeps them out.
+//!
+//! The bell is an eventfd for every sender. A ring could post into another's queue itself (MSG_RING), but who
+//! writes letters is the control thread, which has no ring, and a few a second; shards write each other none.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -12,6 +16,7 @@ use std::task::Poll;
 use crossbeam_queue::ArrayQueue;
 
 use crate::Inner;
+use crate::limits;
 use crate::task::TaskId;
 
 /// Rings a shard from any thread.
@@ -31,23 +36,36 @@ impl Bell {
     }
 }
 
+#[derive(Debug)]
+struct Letters<T> {
+    control: ArrayQueue<T>,
+    others: ArrayQueue<T>,
+}
+
 /// The sending side.
 #[derive(Debug)]
 pub struct MailSender<T> {
-    queue: Arc<ArrayQueue<T>>,
+    letters: Arc<Letters<T>>,
     bell: Bell,
 }
 
 impl<T> Clone for MailSender<T> {
     fn clone(&self) -> Self {
-        MailSender { queue: Arc::clone(&self.queue), bell: self.bell.clone() }
+        MailSender { letters: Arc::clone(&self.letters), bell: self.bell.clone() }
     }
 }
 
 impl<T> MailSender<T> {
     /// Posts a letter, or gives it back when the box is full.
     pub fn send(&self, letter: T) -> Result<(), T> {
-        self.queue.push(letter)?;
+        self.letters.others.push(letter)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Posts a letter of control: it overtakes the others, and a full box has room for it.
+    pub fn send_control(&self, letter: T) -> Result<(), T> {
+        self.letters.control.push(letter)?;
         self.bell.ring();
         Ok(())
     }
@@ -56,18 +74,22 @@ impl<T> MailSender<T> {
 /// The shard's side.
 #[derive(Debug)]
 pub struct MailReceiver<T> {
-    queue: Arc<ArrayQueue<T>>,
+    letters: Arc<Letters<T>>,
     inner: Rc<Inner>,
 }
 
 impl<T> MailReceiver<T> {
     pub(crate) fn new(bound: usize, bell: Bell, inner: &Rc<Inner>) -> (MailSender<T>, MailReceiver<T>) {
-        let queue = Arc::new(ArrayQueue::new(bound));
-        (MailSender { queue: Arc::clone(&queue), bell }, MailReceiver { queue, inner: Rc::clone(inner) })
+        let control = ArrayQueue::new(limits::CONTROL_LETTERS);
+        let letters = Arc::new(Letters { control, others: ArrayQueue::new(bound) });
+        (
+            MailSender { letters: Arc::clone(&letters), bell },
+            MailReceiver { letters, inner: Rc::clone(inner) },
+        )
     }
 
     pub fn poll_recv(&self) -> Poll<T> {
-        match self.queue.pop() {
+        match self.letters.control.pop().or_else(|| self.letters.others.pop()) {
             Some(letter) => Poll::Ready(letter),
             None => {
                 self.inner.mail.wait(self.inner.tasks.current());

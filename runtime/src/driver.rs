@@ -4,14 +4,16 @@
 //! network in one process) is another arm and nothing else.
 
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use crate::addr::SocketAddress;
 use crate::buf::{Chunks, Group};
 use crate::epoll::Epoll;
+use crate::listen::{self, ConnectOptions};
 use crate::op::{Completion, Fd, NetError, RecvClass, SockId};
+use crate::spin::Spin;
 use crate::uring::Uring;
 
 /// What the operator asked for.
@@ -106,23 +108,56 @@ impl Driver {
         Ok((Driver::Epoll(epoll), DriverReport { kind: DriverKind::Epoll, reason: refusal }))
     }
 
-    /// Whether the sockets of this driver must not block.
-    pub(crate) fn wants_nonblocking(&self) -> bool {
-        matches!(self, Driver::Epoll(_))
+    /// Makes a descriptor of unknown settings one of this driver's: the two want sockets of opposite kinds.
+    pub(crate) fn prepare(&self, fd: Fd) {
+        listen::set_nonblocking(fd, matches!(self, Driver::Epoll(_)));
+    }
+
+    /// A socket that is about to connect.
+    pub(crate) fn stream_socket(
+        &self,
+        to: &SocketAddress,
+        options: &ConnectOptions,
+    ) -> Result<OwnedFd, NetError> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => listen::stream_socket(to, options),
+        }
+    }
+
+    pub(crate) fn local_addr(&self, fd: Fd) -> Option<SocketAddress> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => listen::local_addr(fd),
+        }
+    }
+
+    pub(crate) fn peer_addr(&self, fd: Fd) -> Option<SocketAddress> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => listen::peer_addr(fd),
+        }
+    }
+
+    /// Tells the peer that nothing more comes.
+    pub(crate) fn shutdown_write(&self, fd: Fd) {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => listen::shutdown_write(fd),
+        }
+    }
+
+    /// Closes a socket about which the kernel has said its last word; by a reset if asked.
+    pub(crate) fn close(&mut self, id: SockId, fd: OwnedFd, reset: bool) {
+        if reset {
+            listen::linger_reset(fd.as_raw_fd());
+        }
+        match self {
+            Driver::Uring(d) => d.close(fd),
+            Driver::Epoll(d) => d.close(id, fd),
+        }
     }
 
     pub(crate) fn open(&mut self, id: SockId, fd: Fd) -> Result<(), NetError> {
         match self {
             Driver::Uring(_) => Ok(()),
             Driver::Epoll(d) => d.open(id, fd),
-        }
-    }
-
-    /// Closes a socket that has nothing in flight.
-    pub(crate) fn close(&mut self, id: SockId, fd: OwnedFd) {
-        match self {
-            Driver::Uring(d) => d.close(fd),
-            Driver::Epoll(d) => d.close(id, fd),
         }
     }
 
@@ -201,7 +236,7 @@ impl Driver {
         }
     }
 
-    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: &mut Spin, out: &mut Vec<Completion>) {
         match self {
             Driver::Uring(d) => d.turn(wait, spin, out),
             Driver::Epoll(d) => d.turn(wait, spin, out),

@@ -13,6 +13,7 @@ use crate::buf::{Chunks, Group};
 use crate::limits;
 use crate::listen::{self, RawAddress};
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId, last_os_error};
+use crate::spin::Spin;
 
 const LISTENER: u64 = 1 << 63;
 const WAKE: u64 = 1 << 62;
@@ -257,7 +258,7 @@ impl Epoll {
     }
 
     /// One turn: waits at most `wait`, and collects. The collected sends were tried before.
-    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: &mut Spin, out: &mut Vec<Completion>) {
         out.append(&mut self.pending);
         let busy =
             !out.is_empty() || !self.ready.is_empty() || self.listeners.iter().any(|l| l.armed && l.readable);
@@ -273,14 +274,18 @@ impl Epoll {
         self.read_ready(out);
     }
 
-    fn wait(&mut self, wait: Option<Duration>, spin: Duration) {
-        if spin > Duration::ZERO && wait != Some(Duration::ZERO) {
+    fn wait(&mut self, wait: Option<Duration>, spin: &mut Spin) {
+        let watch = spin.before(wait);
+        if !watch.is_zero() {
             let begun = crate::time::monotonic();
-            while crate::time::monotonic() - begun < wait.map_or(spin, |w| w.min(spin)) {
+            while crate::time::monotonic() - begun < watch {
                 if self.poll_events(0) > 0 {
-                    return;
+                    return spin.learn(true);
                 }
             }
+        }
+        if spin.is_wanted() && wait != Some(Duration::ZERO) {
+            spin.learn(false);
         }
         // Rounded up: a timer is never early, and a turn must not spin towards it.
         let ms = wait.map_or(-1, |w| i32::try_from(w.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX));

@@ -11,8 +11,8 @@ use crate::Counters;
 use crate::buf::{Budget, Chunk, Chunks};
 use crate::driver::Driver;
 use crate::limits;
-use crate::listen;
 use crate::op::{Completion, ConnectState, NetError, RecvClass, RecvState, SockId, Socks};
+use crate::spin::Spin;
 use crate::task::{TaskId, Tasks};
 use crate::time::Instant;
 
@@ -44,10 +44,11 @@ pub(crate) struct Kernel {
     pub(crate) accept_again: Option<Instant>,
     completions: Vec<Completion>,
     sends: Vec<SockId>,
+    spin: Spin,
 }
 
 impl Kernel {
-    pub(crate) fn new(driver: Driver) -> Kernel {
+    pub(crate) fn new(driver: Driver, spin: Spin) -> Kernel {
         Kernel {
             driver,
             socks: Socks::default(),
@@ -58,6 +59,7 @@ impl Kernel {
             accept_again: None,
             completions: Vec::new(),
             sends: Vec::new(),
+            spin,
         }
     }
 
@@ -70,7 +72,7 @@ impl Kernel {
         fed.chain(self.accept_again.map(|at| at - now)).min()
     }
 
-    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, now: Instant, cx: &Notes<'_>) {
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, now: Instant, cx: &Notes<'_>) {
         for class in CLASSES {
             if !self.starved[class as usize].is_empty()
                 && (self.driver.group(class).free_count() > 0 || self.starved_until <= now)
@@ -83,7 +85,7 @@ impl Kernel {
         }
         self.try_sends();
         let mut completions = std::mem::take(&mut self.completions);
-        self.driver.turn(wait, spin, &mut completions);
+        self.driver.turn(wait, &mut self.spin, &mut completions);
         for completion in completions.drain(..) {
             self.complete(completion, now, cx);
         }
@@ -304,10 +306,7 @@ impl Kernel {
         }
         let (fd, reset) = (sock.fd.take(), sock.reset_on_close);
         if let Some(fd) = fd {
-            if reset {
-                listen::linger_reset(fd.as_raw_fd());
-            }
-            self.driver.close(id, fd);
+            self.driver.close(id, fd, reset);
         }
         self.socks.give(id);
         if self.accept_again.is_some() {

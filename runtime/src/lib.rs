@@ -16,6 +16,7 @@ pub mod memory;
 mod net;
 mod op;
 pub mod rng;
+mod spin;
 mod task;
 mod time;
 mod uring;
@@ -44,6 +45,7 @@ use driver::Driver;
 use kernel::{Kernel, Notes};
 use mailbox::Mail;
 use rng::Rng;
+use spin::Spin;
 use task::Tasks;
 use time::Clock;
 
@@ -51,7 +53,8 @@ use time::Clock;
 #[derive(Debug, Clone)]
 pub struct Config {
     pub driver: DriverChoice,
-    /// How long to watch for work in user space before sleeping, in microseconds; 0: not at all.
+    /// How long to watch for work in user space before sleeping, in microseconds; 0: not at all. While watching
+    /// finds nothing, it is tried seldom.
     pub spin_us: u32,
     pub budget_bytes: usize,
     pub seed: u64,
@@ -118,7 +121,6 @@ impl fmt::Debug for Inner {
 pub struct Runtime {
     rt: Rt,
     report: DriverReport,
-    spin: Duration,
 }
 
 impl fmt::Debug for Runtime {
@@ -151,19 +153,19 @@ impl Runtime {
                 config.budget_bytes
             )));
         }
-        let spin = Duration::from_micros(config.spin_us.into());
-        let (driver, report) = Driver::probe(config.driver, (&small, &large), &bell, !spin.is_zero())?;
+        let spin = Spin::new(config.spin_us);
+        let (driver, report) = Driver::probe(config.driver, (&small, &large), &bell, spin.is_wanted())?;
         let inner = Inner {
             tasks: Tasks::default(),
             clock: Clock::new(),
-            kernel: RefCell::new(Kernel::new(driver)),
+            kernel: RefCell::new(Kernel::new(driver, spin)),
             mail: Mail::default(),
             counters: Counters::default(),
             budget,
             rng: Rng::new(config.seed),
             bell: Bell::new(bell),
         };
-        Ok(Runtime { rt: Rt(Rc::new(inner)), report, spin })
+        Ok(Runtime { rt: Rt(Rc::new(inner)), report })
     }
 
     pub fn handle(&self) -> Rt {
@@ -211,7 +213,7 @@ impl Runtime {
             budget: &inner.budget,
             woken: &inner.mail.woken,
         };
-        inner.kernel.borrow_mut().turn(wait, self.spin, now, &notes);
+        inner.kernel.borrow_mut().turn(wait, now, &notes);
         let mut due = Vec::new();
         inner.clock.tick(&mut due);
         for task in due {
@@ -265,7 +267,7 @@ impl Rt {
 
     /// The wall clock of this turn.
     pub fn wall_now(&self) -> WallTime {
-        self.0.clock.wall.get()
+        self.0.clock.wall()
     }
 
     /// The wall clock at a monotonic instant, by this turn's offset between the two.
@@ -409,9 +411,9 @@ impl Sleep {
         if self.at == Instant::FAR {
             return Poll::Pending;
         }
-        let entry = *self.entry.get_or_insert_with(|| clock.take());
-        if clock.armed_at(entry).is_none_or(|armed| armed > self.at + Duration::from_millis(1)) {
-            clock.arm(entry, self.at, self.inner.tasks.current());
+        let (entry, task) = (*self.entry.get_or_insert_with(|| clock.take()), self.inner.tasks.current());
+        if !clock.serves(entry, self.at, task) {
+            clock.arm(entry, self.at, task);
         }
         Poll::Pending
     }

@@ -210,6 +210,13 @@ pub(crate) fn set_nonblocking(fd: Fd, on: bool) {
     }
 }
 
+/// Tells the peer that nothing more comes.
+pub(crate) fn shutdown_write(fd: Fd) {
+    // WHY: half-close has no safe wrapper on a bare descriptor.
+    // SAFETY: no pointers. A socket that is not connected any more answers an error that says nothing new.
+    let _gone = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
 /// The close will be a reset.
 pub(crate) fn linger_reset(fd: Fd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -11,6 +11,7 @@ use std::task::Poll;
 use crate::Inner;
 use crate::addr::SocketAddress;
 use crate::buf::{Chunk, Chunks};
+use crate::driver::Driver;
 use crate::kernel::Kernel;
 use crate::listen::{self, ConnectOptions};
 use crate::op::{ConnectState, Fd, NetError, RecvClass, RecvState, SockId};
@@ -38,8 +39,7 @@ impl Socket {
     /// Adopts a descriptor of unknown settings.
     pub(crate) fn adopt(inner: &Rc<Inner>, fd: OwnedFd) -> Result<Socket, NetError> {
         listen::set_nodelay(fd.as_raw_fd());
-        let nonblocking = inner.kernel.borrow().driver.wants_nonblocking();
-        listen::set_nonblocking(fd.as_raw_fd(), nonblocking);
+        inner.kernel.borrow().driver.prepare(fd.as_raw_fd());
         Socket::adopt_accepted(inner, fd)
     }
 
@@ -143,18 +143,15 @@ impl Socket {
         poll_fn(|_| self.poll_sent()).await
     }
 
-    fn with_fd<R>(&self, f: impl FnOnce(Fd) -> R) -> R {
+    fn with_fd<R>(&self, f: impl FnOnce(&Driver, Fd) -> R) -> R {
         let mut kernel = self.inner.kernel.borrow_mut();
-        f(kernel.socks.at(self.id).fd.as_ref().expect("an open socket").as_raw_fd())
+        let fd = kernel.socks.at(self.id).fd.as_ref().expect("an open socket").as_raw_fd();
+        f(&kernel.driver, fd)
     }
 
     /// Tells the peer that nothing more comes.
     pub fn shutdown_write(&self) {
-        self.with_fd(|fd| {
-            // WHY: half-close has no safe wrapper on a bare descriptor.
-            // SAFETY: no pointers. A socket that is not connected any more answers an error that says nothing new.
-            let _gone = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
-        });
+        self.with_fd(Driver::shutdown_write);
     }
 
     /// The close will be a reset.
@@ -163,11 +160,11 @@ impl Socket {
     }
 
     pub fn local_addr(&self) -> Option<SocketAddress> {
-        self.with_fd(listen::local_addr)
+        self.with_fd(Driver::local_addr)
     }
 
     pub fn peer_addr(&self) -> Option<SocketAddress> {
-        self.with_fd(listen::peer_addr)
+        self.with_fd(Driver::peer_addr)
     }
 }
 
@@ -179,7 +176,8 @@ pub struct Connect {
 
 impl Connect {
     pub(crate) fn start(inner: &Rc<Inner>, to: &SocketAddress, options: &ConnectOptions) -> Connect {
-        let opened = listen::stream_socket(to, options).and_then(|fd| Socket::adopt(inner, fd));
+        let made = inner.kernel.borrow().driver.stream_socket(to, options);
+        let opened = made.and_then(|fd| Socket::adopt(inner, fd));
         Connect { socket: Some(opened.and_then(|socket| socket.start_connect(to))) }
     }
 
@@ -248,7 +246,7 @@ impl Drop for Listener {
 impl Listener {
     pub(crate) fn adopt(inner: &Rc<Inner>, fd: OwnedFd) -> Result<Listener, NetError> {
         let mut kernel = inner.kernel.borrow_mut();
-        listen::set_nonblocking(fd.as_raw_fd(), kernel.driver.wants_nonblocking());
+        kernel.driver.prepare(fd.as_raw_fd());
         let number = kernel.listen(fd);
         drop(kernel);
         Ok(Listener { inner: Rc::clone(inner), number })
@@ -286,6 +284,9 @@ impl Listener {
 
     pub fn local_addr(&self) -> Option<SocketAddress> {
         let kernel = self.inner.kernel.borrow();
-        kernel.listens[self.number as usize].fd.as_ref().and_then(|fd| listen::local_addr(fd.as_raw_fd()))
+        kernel.listens[self.number as usize]
+            .fd
+            .as_ref()
+            .and_then(|fd| kernel.driver.local_addr(fd.as_raw_fd()))
     }
 }

@@ -250,7 +250,7 @@ pub(crate) enum Completion {
     Woken,
 }
 
-/// What one gathered send hands to the kernel; lives in the driver until the completion.
+/// What one gathered send hands to the kernel; lives in the driver until the kernel took it.
 pub(crate) struct Gather {
     pub(crate) header: libc::msghdr,
     pub(crate) parts: Vec<libc::iovec>,

@@ -248,25 +248,37 @@ impl Wheel {
     }
 }
 
+/// How long the offset between the two clocks is taken for the same: a correction of the wall clock shows after that.
+const OFFSET_NS: u64 = 10 * TICK_NS;
+
 /// The shard's clock and wheel.
 #[derive(Debug)]
 pub(crate) struct Clock {
     pub(crate) now: Cell<Instant>,
-    pub(crate) wall: Cell<WallTime>,
+    /// What the wall clock is ahead of the monotonic one, and since when that is known.
+    ahead: Cell<(u64, Instant)>,
     pub(crate) wheel: RefCell<Wheel>,
 }
 
 impl Clock {
     pub(crate) fn new() -> Clock {
         let now = monotonic();
-        Clock { now: Cell::new(now), wall: Cell::new(wall()), wheel: RefCell::new(Wheel::new(now)) }
+        let ahead = Cell::new((wall().0.wrapping_sub(now.0), now));
+        Clock { now: Cell::new(now), ahead, wheel: RefCell::new(Wheel::new(now)) }
     }
 
-    /// Reads the clocks; once a turn.
+    /// Reads the clock; once a turn.
     pub(crate) fn tick(&self, due: &mut Vec<TaskId>) {
-        self.now.set(monotonic());
-        self.wall.set(wall());
-        self.wheel.borrow_mut().advance(self.now.get(), due);
+        let now = monotonic();
+        self.now.set(now);
+        if now.0 - self.ahead.get().1.0 >= OFFSET_NS {
+            self.ahead.set((wall().0.wrapping_sub(now.0), now));
+        }
+        self.wheel.borrow_mut().advance(now, due);
+    }
+
+    pub(crate) fn wall(&self) -> WallTime {
+        WallTime(self.now.get().0.wrapping_add(self.ahead.get().0))
     }
 
     /// How long a turn may sleep.
@@ -287,11 +299,11 @@ impl Clock {
         self.wheel.borrow_mut().arm(id, Wheel::tick_of(at), task);
     }
 
-    /// The instant at which an armed entry fires; `None`: not armed.
-    pub(crate) fn armed_at(&self, id: u32) -> Option<Instant> {
+    /// Whether an armed entry wakes that task in time for `at`; it may do so earlier.
+    pub(crate) fn serves(&self, id: u32, at: Instant, task: TaskId) -> bool {
         let wheel = self.wheel.borrow();
-        let entry = wheel.entries[id as usize];
-        entry.armed.then_some(Instant(entry.tick * TICK_NS))
+        let entry = &wheel.entries[id as usize];
+        entry.armed && entry.task == task && entry.tick <= Wheel::tick_of(at)
     }
 }
 

@@ -1,7 +1,8 @@
 //! The io_uring driver: multishot accept and receive, buffers provided in two rings, one submit-and-wait a turn.
 //!
-//! Invariant: memory that the kernel may read or write (buffer rings, message headers, addresses) lives in this
-//! value or in the socket's slot until the operation's last completion; the ring is dropped before all of it.
+//! Invariant: memory that the kernel may read or write lives in this value or in the socket's slot: bytes and
+//! buffer rings until the operation's last completion, headers and addresses until the operation is submitted (then
+//! the kernel has its own copy). The ring is dropped before all of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -11,13 +12,14 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use io_uring::types::{BufRingEntry, Fd as RingFd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 
 use crate::addr::SocketAddress;
 use crate::buf::{Chunk, Chunks, Group};
 use crate::limits;
 use crate::listen::RawAddress;
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId};
+use crate::spin::Spin;
 
 const SMALL: u16 = 0;
 const LARGE: u16 = 1;
@@ -118,16 +120,16 @@ pub(crate) struct Uring {
     ring: IoUring,
     small: BufRing,
     large: BufRing,
-    /// Message headers of gathered sends in flight, by socket slot.
-    gathers: Vec<Option<Box<Gather>>>,
+    /// Message headers of gathered sends that are not submitted yet: the first `gathered`; the others are spare.
     #[expect(clippy::vec_box, reason = "the kernel reads a header where it lies")]
-    spare: Vec<Box<Gather>>,
-    /// Addresses of connects in flight, by socket slot: few, and off the request path.
-    connecting: Vec<(u32, Box<RawAddress>)>,
+    gathers: Vec<Box<Gather>>,
+    gathered: usize,
+    /// Addresses of connects that are not submitted yet.
+    #[expect(clippy::vec_box, reason = "the kernel reads an address where it lies")]
+    connecting: Vec<Box<RawAddress>>,
     wake: OwnedFd,
     wake_word: Box<u64>,
     wake_armed: bool,
-    pub(crate) cq_overflow: u64,
 }
 
 impl std::fmt::Debug for Uring {
@@ -159,8 +161,8 @@ impl Uring {
         }
         let ring = builder.build(limits::SQ_ENTRIES).map_err(|e| format!("io_uring_setup: {e}"))?;
         let params = ring.params();
-        if !params.is_feature_ext_arg() || !params.is_feature_nodrop() {
-            return Err("the kernel's io_uring lacks EXT_ARG or NODROP".to_owned());
+        if !params.is_feature_ext_arg() || !params.is_feature_nodrop() || !params.is_feature_submit_stable() {
+            return Err("the kernel's io_uring lacks EXT_ARG, NODROP or SUBMIT_STABLE".to_owned());
         }
         let provided = |group: Rc<Group>, id, entries: usize| {
             let entries = u16::try_from(entries).expect("checked in limits.rs");
@@ -173,25 +175,36 @@ impl Uring {
             small,
             large,
             gathers: Vec::new(),
-            spare: Vec::new(),
+            gathered: 0,
             connecting: Vec::new(),
             wake,
             wake_word: Box::new(0),
             wake_armed: false,
-            cq_overflow: 0,
         })
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        loop {
-            // WHY: the ring cannot know how long an entry's memory lives.
-            // SAFETY: whatever an entry points to lives in this value or the slot until its last completion.
-            let pushed = unsafe { self.ring.submission().push(entry) };
-            if pushed.is_ok() {
-                return;
-            }
-            // Full: submit what is there and go on. EBUSY and EINTR are normal; the loop tries again.
+        self.make_room();
+        // WHY: the ring cannot know how long an entry's memory lives.
+        // SAFETY: whatever an entry points to lives in this value until it is submitted, or in the socket's slot
+        // until its last completion.
+        let pushed = unsafe { self.ring.submission().push(entry) };
+        pushed.expect("room was made");
+    }
+
+    /// A full queue is submitted early. EBUSY and EINTR are normal: it is tried again.
+    fn make_room(&mut self) {
+        while self.ring.submission().is_full() {
             let _retried = self.ring.submit();
+            self.recycle();
+        }
+    }
+
+    /// The kernel has its own copy of headers and addresses once it took the entries that name them.
+    fn recycle(&mut self) {
+        if self.ring.submission().is_empty() {
+            self.gathered = 0;
+            self.connecting.clear();
         }
     }
 
@@ -229,14 +242,14 @@ impl Uring {
             let len = u32::try_from(first.len()).expect("a chunk is below 4 GiB");
             opcode::Send::new(RingFd(fd), first.as_ptr(), len).flags(FLAGS).build()
         } else {
-            let mut gather = self.spare.pop().unwrap_or_else(Gather::empty);
+            self.make_room();
+            if self.gathers.len() == self.gathered {
+                self.gathers.push(Gather::empty());
+            }
+            let gather = &mut self.gathers[self.gathered];
+            self.gathered += 1;
             gather.fill(chunks);
             let header = &raw const gather.header;
-            let at = id.index as usize;
-            if self.gathers.len() <= at {
-                self.gathers.resize_with(at + 1, || None);
-            }
-            self.gathers[at] = Some(gather);
             opcode::SendMsg::new(RingFd(fd), header).flags(FLAGS.cast_unsigned()).build()
         };
         self.push(&entry.user_data(user_data(SEND, id)));
@@ -245,7 +258,8 @@ impl Uring {
     pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
         let raw = Box::new(RawAddress::new(to)?);
         let entry = opcode::Connect::new(RingFd(fd), raw.as_ptr(), raw.len()).build();
-        self.connecting.push((id.index, raw));
+        self.make_room();
+        self.connecting.push(raw);
         self.push(&entry.user_data(user_data(CONNECT, id)));
         Ok(())
     }
@@ -282,19 +296,24 @@ impl Uring {
     }
 
     /// One turn: submits, waits at most `wait` (`None`: until something happens), and collects.
-    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: Duration, out: &mut Vec<Completion>) {
+    pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: &mut Spin, out: &mut Vec<Completion>) {
         self.small.publish();
         self.large.publish();
         self.arm_wake();
-        let wait =
-            if spin > Duration::ZERO && wait != Some(Duration::ZERO) { self.spin(wait, spin) } else { wait };
+        let watch = spin.before(wait);
+        let wait = if watch.is_zero() { wait } else { self.watch(wait, watch) };
+        if spin.is_wanted() && (!watch.is_zero() || wait != Some(Duration::ZERO)) {
+            spin.learn(wait == Some(Duration::ZERO));
+        }
         let answer = match wait {
             None => self.ring.submit_and_wait(1),
+            Some(Duration::ZERO) => self.submit_and_look(),
             Some(wait) => {
                 let ts = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
                 self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&ts))
             }
         };
+        self.recycle();
         if let Err(error) = answer {
             // A time-out, a signal, or a full completion queue: collect and go on. Anything else is our own fault.
             let code = error.raw_os_error().unwrap_or(0);
@@ -304,11 +323,20 @@ impl Uring {
         self.collect(out);
     }
 
+    /// Submits, and lets the kernel finish what it can at once: no timer is set, and nobody sleeps.
+    fn submit_and_look(&mut self) -> std::io::Result<usize> {
+        let entries = u32::try_from(self.ring.submission().len()).expect("at most SQ_ENTRIES");
+        // WHY: deferred work runs only in a call that asks for events, and the safe call asks only when it waits.
+        // SAFETY: no argument is passed, and entries are sound since `push`.
+        unsafe {
+            self.ring.submitter().enter::<libc::sigset_t>(entries, 0, EnterFlags::GETEVENTS.bits(), None)
+        }
+    }
+
     /// Watches the completion queue from user space for a while before sleeping.
-    fn spin(&mut self, wait: Option<Duration>, spin: Duration) -> Option<Duration> {
+    fn watch(&mut self, wait: Option<Duration>, watch: Duration) -> Option<Duration> {
         let _submitted_now = self.ring.submit();
         let begun = crate::time::monotonic();
-        let spin = wait.map_or(spin, |w| w.min(spin));
         loop {
             for _ in 0..64 {
                 if !self.ring.completion().is_empty() || self.ring.submission().taskrun() {
@@ -317,14 +345,14 @@ impl Uring {
                 std::hint::spin_loop();
             }
             let spent = crate::time::monotonic() - begun;
-            if spent >= spin {
+            if spent >= watch {
                 return wait.map(|w| w.saturating_sub(spent));
             }
         }
     }
 
     fn collect(&mut self, out: &mut Vec<Completion>) {
-        let Uring { ring, small, large, gathers, spare, connecting, wake_armed, .. } = self;
+        let Uring { ring, small, large, wake_armed, .. } = self;
         for cqe in ring.completion() {
             let data = cqe.user_data();
             let id = SockId::from_bits(data);
@@ -332,16 +360,8 @@ impl Uring {
             match data >> 56 {
                 RECV_SMALL => out.push(received(id, &cqe, &small.group, more)),
                 RECV_LARGE => out.push(received(id, &cqe, &large.group, more)),
-                SEND => {
-                    if let Some(gather) = gathers.get_mut(id.index as usize).and_then(Option::take) {
-                        spare.push(gather);
-                    }
-                    out.push(Completion::Sent { id, result: amount(cqe.result()) });
-                }
-                CONNECT => {
-                    connecting.retain(|(index, _)| *index != id.index);
-                    out.push(Completion::Connected { id, result: amount(cqe.result()).map(|_| ()) });
-                }
+                SEND => out.push(Completion::Sent { id, result: amount(cqe.result()) }),
+                CONNECT => out.push(Completion::Connected { id, result: amount(cqe.result()).map(|_| ()) }),
                 ACCEPT => {
                     let fd = cqe.result();
                     let result = amount(fd).map(|_| {
@@ -358,7 +378,6 @@ impl Uring {
                 _ => {} // the completion of a cancel or of a close says nothing new
             }
         }
-        self.cq_overflow = u64::from(self.ring.completion().overflow());
     }
 }
 

@@ -3,13 +3,14 @@
 //! Peers are plain blocking std sockets on threads of their own, so that the driver under test is the only one.
 #![allow(clippy::disallowed_methods, reason = "peers on threads of their own")]
 
+mod choice;
 mod dry;
 mod ends;
 mod equivalence;
 mod executor;
 mod flow;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

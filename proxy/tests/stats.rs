@@ -3,6 +3,8 @@
 //! `UPDATE_EXPECT=1 cargo test --test stats` writes the page anew; without it a difference fails.
 //! Envoy's names are data: `tests/data/envoy-stats.txt`.
 
+#![allow(clippy::print_stdout, reason = "the gap is printed for those who look for work")]
+
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;

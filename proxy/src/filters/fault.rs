@@ -110,11 +110,14 @@ struct Keys {
     max_active: Box<str>,
 }
 
+/// The numbers of one downstream cluster, by its name; sorted.
+type Downstream = (Box<str>, Arc<Block<DownstreamStat>>);
+
 /// The shard's part.
 #[derive(Debug)]
 pub struct Local {
     stats: Arc<Block<FaultStat>>,
-    downstream: RefCell<Vec<(Box<str>, Arc<Block<DownstreamStat>>)>>,
+    downstream: RefCell<Vec<Downstream>>,
     registry: Arc<Registry>,
     shard: usize,
     manager: Box<str>,

@@ -29,7 +29,18 @@ mod list;
 
 pub use chain::Dir;
 
-list::filters! { buffer::Buffer, ext_authz::ExtAuthz, fault::Fault }
+list::filters! {
+    buffer::Buffer,
+    ext_authz::ExtAuthz,
+    fault::Fault,
+    #[cfg(test)]
+    probe::Probe,
+    #[cfg(test)]
+    stamp::Stamp,
+}
+
+#[cfg(test)]
+mod tests;
 
 /// A filter's answer about a head, or about the end of a message.
 #[derive(Debug)]

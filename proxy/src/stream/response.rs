@@ -310,8 +310,7 @@ impl Stream<'_> {
     }
 
     fn on_body(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
-        loop {
-            let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) else { break };
+        while let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) {
             match body.decode(&mut chunk) {
                 Ok(BodyEvent::NeedMore) => break,
                 Ok(BodyEvent::Data(data)) => self.response_data(data),

@@ -23,7 +23,7 @@ pub struct ExtAuthz {
     pub(super) cluster: Arc<str>,
     pub(super) timeout: Duration,
     pub(super) path_prefix: Box<str>,
-    pub(super) headers_to_add: Vec<(Box<[u8]>, Format)>,
+    pub(super) headers_to_add: Added,
     allowed: Names,
     disallowed: Names,
     pub(super) upstream: Names,
@@ -123,6 +123,9 @@ impl ExtAuthz {
     }
 }
 
+/// Fields that are added to the question: names in lower case.
+type Added = Vec<(Box<[u8]>, Format)>;
+
 const MESSAGE: &str = "ExtAuthz";
 
 fn names(list: Option<&matcher::ListStringMatcher>, at: &At<'_>) -> Result<Names, Fault> {
@@ -146,7 +149,7 @@ fn with_body(config: &pb::BufferSettings, at: &At<'_>) -> Result<WithBody, Fault
 fn headers_to_add(
     list: &[core::HeaderValue],
     at: &At<'_>,
-) -> Result<Vec<(Box<[u8]>, Format)>, Fault> {
+) -> Result<Added, Fault> {
     let mut all = Vec::new();
     for (i, header) in list.iter().enumerate() {
         let here = at.item("AuthorizationRequest", "headers_to_add", i);

@@ -5,3 +5,6 @@ pub mod encode;
 pub mod head;
 pub mod request;
 pub mod response;
+
+#[cfg(test)]
+mod tests;

@@ -88,7 +88,7 @@ fn serve(options: Options) -> Result<(), String> {
     let shards = shard_count(options);
     let registry = Arc::new(Registry::default());
     let clusters: Vec<_> =
-        plan.snapshot.clusters.iter().map(|c| Arc::new(ClusterShared::new(c, &registry))).collect();
+        plan.snapshot.clusters.iter().map(|c| Arc::new(ClusterShared::new(c, shards, &registry))).collect();
     let scopes: Vec<_> =
         plan.snapshot.listeners.iter().map(|l| Arc::new(ListenerScopes::new(l, &registry))).collect();
     let mut bound = Vec::new();

@@ -23,8 +23,9 @@ use crate::http::h1::head::HeadLimits;
 use crate::stats::block::Block;
 use crate::stats::names;
 use crate::stats::scope::{Registry, Scope, ScopeName};
-use crate::upstream::cluster::{ClusterSet, ClusterShared, EndpointShared};
-use crate::upstream::pool::Reaper;
+use crate::upstream::cluster::{ClusterSet, ClusterShared};
+use crate::upstream::endpoint::EndpointShared;
+use crate::upstream::reaper::Reaper;
 
 /// What all threads share: live at once, outside any configuration.
 #[derive(Debug, Default)]
@@ -209,7 +210,7 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
         (0..parts.snapshot.listeners.len()).map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs))).collect();
     let cx = Rc::new(Cx {
         rt: rt.clone(),
-        clusters: ClusterSet::new(&parts.clusters, parts.shard, &reaper),
+        clusters: ClusterSet::new(&parts.clusters, parts.shard, &rt, &reaper),
         logs,
         server: parts.server,
         snapshot: parts.snapshot,
@@ -218,7 +219,7 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
         next_stream: Cell::new(rt.random()),
         drain: parts.drain,
     });
-    reaper.start(&rt, &cx.clusters);
+    reaper.start(&rt);
     let mut accepting = Vec::new();
     for (at, fd) in parts.sockets {
         let twin = Rc::clone(&twins[at]);

@@ -21,7 +21,8 @@ use crate::limits;
 use crate::shard::Cx;
 use crate::stats::names::Cluster as Stat;
 use crate::stream::Held;
-use crate::upstream::cluster::{ClusterTwin, bump};
+use crate::upstream::cluster::ClusterTwin;
+use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool::{self, PoolError, UpstreamConn};
 
 /// What a filter asks, and whom.
@@ -111,12 +112,12 @@ fn account(cluster: &ClusterTwin, failure: Failure) {
 }
 
 async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Result<SideResponse, Failure> {
-    let host = cluster.pick(&cx.rt).ok_or(Failure::NoEndpoint)?;
-    let taken = pool::take(&cx.rt, cluster, &host, 0).await.and_then(|conn| pool::admit(conn, 0));
+    let host = cluster.pick().ok_or(Failure::NoEndpoint)?;
+    let taken = pool::take(&cx.rt, cluster, &host, 0).await.and_then(pool::admit);
     let conn = taken.map_err(|error| match error {
         PoolError::PendingOverflow | PoolError::RequestOverflow => Failure::Overflow,
         PoolError::ConnectFailed(_) | PoolError::ConnectTimeout => {
-            bump(&host.stats.rq_error);
+            host.inc(EndpointStat::RqError);
             Failure::Connect
         }
     })?;
@@ -126,15 +127,15 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     conn.socket.start_send(bytes.chunks);
     let begun = cx.rt.now();
     let result = read(cx, cluster, &conn, bytes.head_request).await;
-    let stats = &host.stats;
     let (mut response, keep) = match result {
         Ok(found) => found,
         Err(failure) => {
-            bump(&stats.rq_error);
+            host.inc(EndpointStat::RqError);
             return Err(failure);
         }
     };
-    bump(if response.head.status < 500 { &stats.rq_success } else { &stats.rq_error });
+    let good = response.head.status < 500;
+    host.inc(if good { EndpointStat::RqSuccess } else { EndpointStat::RqError });
     let took = cx.rt.now().millis_since(begun);
     //= envoy: the router of the asynchronous client says how long it took
     response.head.fields.set(HeaderId::XEnvoyUpstreamServiceTime, decimal(took, &mut [0; 20]));

@@ -36,7 +36,8 @@ use crate::route::table::{Action, Forward, WeightedEntry};
 use crate::side_call::Answer;
 use crate::stats::names::{Cluster as ClusterStat, Http, Http1};
 use crate::upstream::breaker::Limit;
-use crate::upstream::cluster::{ClusterTwin, Host, bump, drop_one};
+use crate::upstream::cluster::{ClusterTwin, Host};
+use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool::{self, PoolError, UpstreamConn};
 
 pub use reply::Reply;
@@ -138,10 +139,10 @@ impl Held {
     pub(crate) fn new(cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) -> Held {
         cluster.stats.inc(ClusterStat::UpstreamRqTotal);
         cluster.stats.inc(ClusterStat::UpstreamRqActive);
-        cluster.shared.breakers[priority].inc(Limit::Requests);
+        cluster.enter(priority, Limit::Requests);
         host.active.set(host.active.get() + 1);
-        bump(&host.stats.rq_total);
-        bump(&host.stats.rq_active);
+        host.inc(EndpointStat::RqTotal);
+        host.inc(EndpointStat::RqActive);
         Held { cluster: Rc::clone(cluster), host: Rc::clone(host), priority }
     }
 }
@@ -149,9 +150,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         self.cluster.stats.dec(ClusterStat::UpstreamRqActive);
-        self.cluster.shared.breakers[self.priority].dec(Limit::Requests);
+        self.cluster.leave(self.priority, Limit::Requests);
         self.host.active.set(self.host.active.get() - 1);
-        drop_one(&self.host.stats.rq_active);
+        self.host.dec(EndpointStat::RqActive);
     }
 }
 
@@ -362,14 +363,14 @@ impl<'c> Stream<'c> {
         let downstream = self.conn.twin.hcm.http1.enable_trailers;
         self.passes_trailers = downstream && cluster.config().h1.enable_trailers;
         let priority = forward.priority as usize;
-        let taken = match pool::try_take(&host) {
+        let taken = match pool::try_take(&host, priority) {
             Some(conn) => Ok(conn),
             None => match self.wait_for_connection(&cluster, &host, priority).await {
                 Ok(taken) => taken,
                 Err(cut) => return cut,
             },
         };
-        let conn = match taken.and_then(|conn| pool::admit(conn, priority)) {
+        let conn = match taken.and_then(pool::admit) {
             Ok(conn) => conn,
             Err(error) => {
                 self.pool_failed(&cluster, &host, error);
@@ -635,8 +636,8 @@ impl<'c> Stream<'c> {
             }
         }
         if let Some(up) = &self.up {
-            bump(&up.conn.host.stats.rq_timeout);
-            bump(&up.conn.host.stats.rq_error);
+            up.conn.host.inc(EndpointStat::RqTimeout);
+            up.conn.host.inc(EndpointStat::RqError);
         }
         details
     }

@@ -45,6 +45,8 @@ pub(crate) struct Kernel {
     completions: Vec<Completion>,
     sends: Vec<SockId>,
     spin: Spin,
+    /// Watched sockets to which something has come.
+    noted: Vec<u32>,
 }
 
 impl Kernel {
@@ -60,7 +62,12 @@ impl Kernel {
             completions: Vec::new(),
             sends: Vec::new(),
             spin,
+            noted: Vec::new(),
         }
+    }
+
+    pub(crate) fn take_noted(&mut self, into: &mut Vec<u32>) {
+        into.append(&mut self.noted);
     }
 
     /// When a turn must end although nothing happens, besides timers.
@@ -156,6 +163,9 @@ impl Kernel {
         }
         let sock = self.socks.at(id);
         if !stopped {
+            if let Some(number) = sock.watcher {
+                self.noted.push(number);
+            }
             cx.tasks.wake(sock.recv_task);
         }
         self.close_if_orphan(id);
@@ -286,7 +296,7 @@ impl Kernel {
     /// The owner is gone: cancels what is in flight; the kernel's last word closes.
     pub(crate) fn abandon(&mut self, id: SockId) {
         let sock = self.socks.at(id);
-        sock.orphan = true;
+        (sock.orphan, sock.watcher) = (true, None);
         sock.queue = Chunks::new();
         let (sending, connecting) = (sock.sending.is_some(), sock.connect == ConnectState::Running);
         self.stop_recv(id, false);

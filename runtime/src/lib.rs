@@ -348,6 +348,11 @@ impl Rt {
         Connect::start(&self.0, to, options)
     }
 
+    /// The numbers of watched sockets to which something has come since the last call.
+    pub fn take_noted(&self, into: &mut Vec<u32>) {
+        self.0.kernel.borrow_mut().take_noted(into);
+    }
+
     pub fn event(&self) -> Event {
         Event::new(&self.0)
     }

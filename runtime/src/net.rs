@@ -62,6 +62,7 @@ impl Socket {
             None => {}
         }
         sock.recv_task = self.inner.tasks.current();
+        sock.watcher = None;
         sock.queue.shrink();
         kernel.want_recv(self.id, &self.inner.counters);
         Poll::Pending
@@ -71,15 +72,22 @@ impl Socket {
         poll_fn(|_| self.poll_recv()).await
     }
 
-    /// Keeps the receive armed and wakes the current task when anything comes: for idle pooled connections.
+    /// Keeps the receive armed and wakes the current task when anything comes.
     pub fn watch(&self) {
-        self.watch_for(self.inner.tasks.current());
+        self.watched_by(self.inner.tasks.current(), None);
     }
 
-    /// Wakes `task` instead, when anything comes: a pool's reaper watches what others gave back.
-    pub fn watch_for(&self, task: TaskId) {
+    /// Keeps the receive armed, and when anything comes wakes `task` and notes `number` for
+    /// [`Rt::take_noted`](crate::Rt::take_noted): a pool's reaper watches what others gave back. It ends when
+    /// somebody waits to receive.
+    pub fn watch_for(&self, task: TaskId, number: u32) {
+        self.watched_by(task, Some(number));
+    }
+
+    fn watched_by(&self, task: TaskId, number: Option<u32>) {
         let mut kernel = self.inner.kernel.borrow_mut();
-        kernel.socks.at(self.id).recv_task = task;
+        let sock = kernel.socks.at(self.id);
+        (sock.recv_task, sock.watcher) = (task, number);
         kernel.want_recv(self.id, &self.inner.counters);
     }
 

@@ -143,6 +143,8 @@ pub(crate) struct Sock {
     /// The receive side has ended: `Ok` by the peer's FIN.
     pub(crate) end: Option<Result<(), NetError>>,
     pub(crate) recv_task: TaskId,
+    /// The owner's number for this socket, noted when something comes to it.
+    pub(crate) watcher: Option<u32>,
     pub(crate) send_task: TaskId,
     pub(crate) sending: Option<Chunks>,
     pub(crate) sent: Option<Result<(), NetError>>,
@@ -164,6 +166,7 @@ impl Sock {
             queue: Chunks::new(),
             end: None,
             recv_task: TaskId::NONE,
+            watcher: None,
             send_task: TaskId::NONE,
             sending: None,
             sent: None,

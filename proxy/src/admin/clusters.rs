@@ -1,7 +1,6 @@
 //! `/clusters`: limits, endpoints and their numbers.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering::Relaxed;
 
 use serde_json::{Value, json};
 
@@ -12,7 +11,8 @@ use super::reply::Reply;
 use crate::config::cluster::Breakers;
 use crate::config::endpoint::ConfiguredHealth;
 use crate::config::regex;
-use crate::upstream::cluster::{ClusterShared, EndpointShared};
+use crate::upstream::cluster::ClusterShared;
+use crate::upstream::endpoint::{EndpointShared, EndpointStat as Stat};
 
 pub(super) fn clusters(admin: &Admin, query: &Query) -> Reply {
     let filter = match query.filled("filter").map(regex::search).transpose() {
@@ -33,18 +33,18 @@ pub(super) fn clusters(admin: &Admin, query: &Query) -> Reply {
 
 /// Names and numbers of an endpoint; the gauges are those that end in `_active`.
 fn numbers(endpoint: &EndpointShared) -> [(&'static str, u64); 9] {
-    let s = &endpoint.stats();
+    let of = |stat| endpoint.get(stat);
     [
-        ("cx_active", s.cx_active.load(Relaxed)),
-        ("cx_connect_fail", s.cx_connect_fail.load(Relaxed)),
-        ("cx_total", s.cx_total.load(Relaxed)),
-        ("rq_active", s.rq_active.load(Relaxed)),
-        ("rq_error", s.rq_error.load(Relaxed)),
+        ("cx_active", of(Stat::CxActive)),
+        ("cx_connect_fail", of(Stat::CxConnectFail)),
+        ("cx_total", of(Stat::CxTotal)),
+        ("rq_active", of(Stat::RqActive)),
+        ("rq_error", of(Stat::RqError)),
         // Requests wait for the cluster, not for one of its endpoints.
         ("rq_pending_active", 0),
-        ("rq_success", s.rq_success.load(Relaxed)),
-        ("rq_timeout", s.rq_timeout.load(Relaxed)),
-        ("rq_total", s.rq_total.load(Relaxed)),
+        ("rq_success", of(Stat::RqSuccess)),
+        ("rq_timeout", of(Stat::RqTimeout)),
+        ("rq_total", of(Stat::RqTotal)),
     ]
 }
 

@@ -24,7 +24,8 @@ use crate::config::bootstrap::descriptors;
 use crate::config::cluster::ClusterKind;
 use crate::config::endpoint::ConfiguredHealth;
 use crate::config::regex;
-use crate::upstream::cluster::{ClusterShared, EndpointShared};
+use crate::upstream::cluster::ClusterShared;
+use crate::upstream::endpoint::EndpointShared;
 
 pub(super) fn config_dump(admin: &Admin, query: &Query) -> Reply {
     let reply = answer(admin, query).unwrap_or_else(|fault| fault);

@@ -37,6 +37,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// By priority of the request: default, high.
     pub breakers: [Breakers; 2],
+    /// Whether what they still allow is shown.
+    pub track_remaining: [bool; 2],
     /// How long an upstream connection may be without a request; `None` for ever. 1 hour by default.
     pub idle_timeout: Option<Duration>,
     /// 0: no bound.
@@ -148,6 +150,7 @@ pub fn compile(
         .as_ref()
         .and_then(|l| l.policy.as_ref()?.overprovisioning_factor.as_ref())
         .map_or(140, |f| f.value);
+    let (breakers, track_remaining) = breakers(config, runtime);
     let http = http_options(config, at)?;
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
@@ -165,7 +168,8 @@ pub fn compile(
             .number("upstream.healthy_panic_threshold")
             .unwrap_or_else(|| panic.map_or(50.0, |p| p.value)),
         connect_timeout,
-        breakers: breakers(config, runtime),
+        breakers,
+        track_remaining,
         idle_timeout: http.idle_timeout,
         max_requests_per_connection: http.max_requests_per_connection,
         max_connection_duration: http.max_connection_duration,
@@ -390,8 +394,8 @@ fn typed_lb_policy(
     )))
 }
 
-fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> [Breakers; 2] {
-    let mut out = [Breakers::default(); 2];
+fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> ([Breakers; 2], [bool; 2]) {
+    let (mut out, mut track) = ([Breakers::default(); 2], [false; 2]);
     let thresholds = config.circuit_breakers.iter().flat_map(|b| &b.thresholds);
     let mut seen = [false; 2];
     for threshold in thresholds {
@@ -410,6 +414,7 @@ fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> [Breakers; 2]
         set(&mut own.max_pending_requests, &threshold.max_pending_requests);
         set(&mut own.max_requests, &threshold.max_requests);
         set(&mut own.max_retries, &threshold.max_retries);
+        track[at] = threshold.track_remaining;
     }
     for (priority, own) in ["default", "high"].iter().zip(&mut out) {
         //= envoy: circuit_breakers.<cluster_name>.<priority>.<setting>
@@ -424,7 +429,7 @@ fn breakers(config: &cluster::Cluster, runtime: &RuntimeValues) -> [Breakers; 2]
         set(&mut own.max_requests, "max_requests");
         set(&mut own.max_retries, "max_retries");
     }
-    out
+    (out, track)
 }
 
 struct HttpOptions {

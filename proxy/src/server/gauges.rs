@@ -67,6 +67,7 @@ impl Gauges {
         self.server.set(Server::Live, u64::from(state == super::control::LIVE));
         self.server.set(Server::State, u64::from(state));
         self.server.set(Server::TotalConnections, core.server.connections.load(Relaxed));
+        core.clusters.iter().for_each(|c| c.show_breakers());
         let (physical, heap) = memory();
         self.server.set(Server::MemoryAllocated, heap);
         self.server.set(Server::MemoryHeapSize, heap);

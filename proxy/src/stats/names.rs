@@ -45,6 +45,7 @@ macro_rules! list {
 
 list! {
     Cluster "cluster.<name>.",
+    Remaining "cluster.<name>.circuit_breakers.<priority>.",
     Http "http.<stat_prefix>.",
     Listener "listener.<address>.",
     ListenerHttp "listener.<address>.http.<stat_prefix>.",
@@ -207,6 +208,24 @@ table! {
         UpstreamCxLengthMs = "upstream_cx_length_ms",
         UpstreamRqPerCx = "upstream_rq_per_cx",
         UpstreamRqTime = "upstream_rq_time",
+        ]
+    }
+}
+
+table! {
+    /// What the breakers of one priority still allow, with `track_remaining`:
+    /// `cluster.<name>.circuit_breakers.<priority>.`
+    Remaining / RemainingHist {
+        counters [
+        ]
+        gauges [
+        RemainingCx = "remaining_cx",
+        RemainingCxPools = "remaining_cx_pools",
+        RemainingPending = "remaining_pending",
+        RemainingRetries = "remaining_retries",
+        RemainingRq = "remaining_rq",
+        ]
+        histograms [
         ]
     }
 }

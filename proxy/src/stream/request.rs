@@ -23,6 +23,7 @@ use crate::route::rewrite::{self, Chosen};
 use crate::route::table::{Action, Forward, HostRewrite, Mutations, PathRewrite, Target, WeightedEntry};
 use crate::stats::names::{Cluster as ClusterStat, Http};
 use crate::upstream::cluster::{ClusterTwin, Host};
+use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool::{PoolError, UpstreamConn};
 
 impl<'c> Stream<'c> {
@@ -149,7 +150,8 @@ impl<'c> Stream<'c> {
         picked: Picked<'c>,
     ) -> Result<(Rc<ClusterTwin>, Rc<Host>), Reply> {
         let conn = self.conn;
-        self.route_timeout = forward.timeout;
+        //= envoy: usingNewTimeouts
+        self.route_timeout = forward.timeout.filter(|_| forward.max_stream_duration.is_none());
         self.asked_timeouts();
         if let Some(most) = forward.max_stream_duration {
             let begun = self.info.stamps.head;
@@ -162,7 +164,7 @@ impl<'c> Stream<'c> {
                 self.idle_timeout.map_or(selvedge_runtime::Instant::FAR, |t| conn.cx.rt.now() + t);
         }
         if self.request_done
-            && let Some(timeout) = self.try_timeout.or(self.route_timeout)
+            && let Some(timeout) = self.route_timeout
         {
             self.route_deadline = conn.cx.rt.now() + timeout;
         }
@@ -174,7 +176,7 @@ impl<'c> Stream<'c> {
             self.info.flags.add(Flags::NO_CLUSTER_FOUND);
             return Err(Reply::text(forward.cluster_not_found_status, b"", "cluster_not_found"));
         };
-        let Some(host) = cluster.pick(&conn.cx.rt) else {
+        let Some(host) = cluster.pick() else {
             cluster.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
             cluster.stats.code(503, self.origin.internal);
             self.info.flags.add(Flags::NO_HEALTHY_UPSTREAM);
@@ -365,12 +367,16 @@ impl<'c> Stream<'c> {
         if error == PoolError::PendingOverflow {
             self.info.upstream = None;
         } else {
-            crate::upstream::cluster::bump(&host.stats.rq_error);
+            host.inc(EndpointStat::RqError);
         }
         self.info.attempts = 1;
         if let PoolError::ConnectFailed(cause) = error {
-            let when = if fails_at_once(&host.shared.address, cause) { "immediate" } else { "delayed" };
-            self.info.failure = Some(Cow::Owned(format!("{when} connect error: {cause}").replace(' ', "_")));
+            let to = &host.shared.address;
+            let told = match fails_at_once(to, cause) {
+                true => format!("immediate connect error: {cause}|remote address:{to}"),
+                false => format!("delayed connect error: {cause}"),
+            };
+            self.info.failure = Some(Cow::Owned(told.replace(' ', "_")));
         }
         cluster.stats.code(503, self.origin.internal);
         self.info.flags.add(flag);

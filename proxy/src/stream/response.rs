@@ -18,7 +18,7 @@ use crate::http::message::{Framing, HeaderId as H, ResponseHead, Trailers, Versi
 use crate::limits;
 use crate::observe::flags::Flags;
 use crate::stats::names::{Cluster as ClusterStat, Http, ListenerHttp};
-use crate::upstream::cluster::bump;
+use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool;
 
 /// Body bytes in the framing of the message they go into.
@@ -141,8 +141,8 @@ impl Stream<'_> {
         up.keep_alive = response.keep_alive;
         up.body = Some(BodyDecoder::new(response.framing));
         up.cluster.stats.code(response.head.status, self.origin.internal);
-        let host = &up.conn.host.stats;
-        bump(if response.head.status < 500 { &host.rq_success } else { &host.rq_error });
+        let good = response.head.status < 500;
+        up.conn.host.inc(if good { EndpointStat::RqSuccess } else { EndpointStat::RqError });
         if let Framing::Length(n) = response.framing
             && n >= rest.len() as u64 + limits::LARGE_BODY_BYTES
         {
@@ -346,6 +346,10 @@ impl Stream<'_> {
             if !up.keep_alive {
                 up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
             }
+            if !rest.is_empty() {
+                //= envoy: nobody has asked for it
+                up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
+            }
             if up.keep_alive && !until_close && rest.is_empty() {
                 pool::give(up.conn);
             } else {
@@ -378,7 +382,7 @@ impl Stream<'_> {
         if self.tunnel {
             return Err(self.cut_upstream(TERMINATION_LATE));
         }
-        bump(&up.conn.host.stats.rq_error);
+        up.conn.host.inc(EndpointStat::RqError);
         up.cluster.stats.code(503, self.origin.internal);
         self.drop_upstream();
         self.reset_before_response(503, "connection termination", false);
@@ -396,7 +400,7 @@ impl Stream<'_> {
         if let Some(up) = &self.up {
             up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
             up.cluster.stats.code(502, self.origin.internal);
-            bump(&up.conn.host.stats.rq_error);
+            up.conn.host.inc(EndpointStat::RqError);
         }
         self.drop_upstream();
         self.reset_before_response(502, "protocol error", false);

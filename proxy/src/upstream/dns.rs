@@ -12,7 +12,8 @@ use hickory_resolver::config::LookupIpStrategy;
 use selvedge_runtime::SocketAddress;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::cluster::{ClusterShared, EndpointShared, resolved};
+use super::cluster::ClusterShared;
+use super::endpoint::EndpointShared;
 use crate::config::cluster::{ClusterKind, DnsFamily, DnsOptions};
 use crate::config::endpoint::{ConfiguredHealth, EndpointTarget};
 use crate::stats::names::Cluster as Stat;
@@ -104,7 +105,7 @@ async fn round(
         for endpoint in &locality.endpoints {
             let (host, port) = match &endpoint.target {
                 EndpointTarget::Address(address) => {
-                    keep_or_make(&old, &mut fresh, resolved(endpoint, address.clone(), locality));
+                    keep_or_make(&old, &mut fresh, EndpointShared::new(endpoint, address.clone(), locality));
                     continue;
                 }
                 EndpointTarget::Name { host, port } => (host, *port),
@@ -117,7 +118,7 @@ async fn round(
                     stats.add(Stat::DefaultTotalMatchCount, addresses.len() as u64);
                     for ip in addresses {
                         let address = SocketAddress::Ip((ip, port).into());
-                        keep_or_make(&old, &mut fresh, resolved(endpoint, address, locality));
+                        keep_or_make(&old, &mut fresh, EndpointShared::new(endpoint, address, locality));
                     }
                 }
                 Answer::Empty => {

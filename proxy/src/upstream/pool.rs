@@ -2,11 +2,12 @@
 //!
 //! Invariant: a connection is in use, idle here, or closed; an idle one keeps its receive armed, so a dead one is
 //! found by the reaper at once and is never handed out. Requests are served in the order in which they came.
+//! As in Envoy each priority has connections of its own.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::task::Poll;
 
 use selvedge_runtime::{
@@ -14,7 +15,9 @@ use selvedge_runtime::{
 };
 
 use super::breaker::Limit;
-use super::cluster::{ClusterTwin, Host, bump, drop_one};
+use super::cluster::{ClusterTwin, Host};
+use super::endpoint::EndpointStat;
+use super::reaper::Token;
 use crate::stats::names::{Cluster as Stat, ClusterHist};
 
 /// Why no connection could be had.
@@ -29,7 +32,7 @@ pub enum PoolError {
 
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    idle: Vec<Idle>,
+    pub(super) idle: Vec<Idle>,
     waiting: VecDeque<Rc<Waiter>>,
     connecting: u32,
     /// Connections of this shard to this endpoint, in use or idle.
@@ -37,9 +40,21 @@ pub(super) struct Pool {
 }
 
 #[derive(Debug)]
-struct Idle {
-    conn: UpstreamConn,
-    since: Instant,
+pub(super) struct Idle {
+    pub(super) conn: UpstreamConn,
+    pub(super) since: Instant,
+}
+
+impl Idle {
+    /// Closes it for what has come to it: its end, or bytes that nobody asked for.
+    pub(super) fn close(self) {
+        match self.conn.socket.poll_recv() {
+            //= envoy: data on an idle connection is a protocol error
+            Poll::Ready(Ok(Some(_))) => self.conn.cluster.stats.inc(Stat::UpstreamCxProtocolError),
+            Poll::Ready(_) => self.conn.ended_by_peer(),
+            Poll::Pending => {}
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -57,9 +72,11 @@ pub struct UpstreamConn {
     pub id: u64,
     /// Our own end, asked of the kernel once.
     pub local: Option<SocketAddress>,
+    pub(super) priority: usize,
+    pub(super) token: Token,
     /// Requests that it has carried, with the current one.
     pub requests: u32,
-    begun: Instant,
+    pub(super) begun: Instant,
     /// How it ends, for the counters; ours unless told otherwise.
     by_peer: Cell<bool>,
     in_use: Cell<bool>,
@@ -100,29 +117,28 @@ impl Drop for UpstreamConn {
         }
         stats.record(ClusterHist::UpstreamCxLengthMs, self.rt.now().millis_since(self.begun));
         stats.record(ClusterHist::UpstreamRqPerCx, u64::from(self.requests));
-        drop_one(&self.host.stats.cx_active);
-        self.cluster.shared.breakers[0].dec(Limit::Connections);
+        self.host.dec(EndpointStat::CxActive);
+        self.cluster.leave(self.priority, Limit::Connections);
+        self.cluster.reaper.leave(self.token);
         let starved = {
-            let mut pool = self.host.pool.borrow_mut();
+            let mut pool = self.host.pools[self.priority].borrow_mut();
             pool.open -= 1;
             !pool.waiting.is_empty() && pool.connecting == 0
         };
         if starved {
             // Its place under the limit goes to whoever waits.
-            start_connect(&self.rt, &self.cluster, &self.host);
+            start_connect(&self.rt, &self.cluster, &self.host, self.priority);
         }
     }
 }
 
 /// An idle connection, if a live one is there. Neither waits nor allocates.
-pub fn try_take(host: &Rc<Host>) -> Option<UpstreamConn> {
+pub fn try_take(host: &Rc<Host>, priority: usize) -> Option<UpstreamConn> {
     loop {
-        let mut pool = host.pool.borrow_mut();
         // envoy: the connection that was used last is used first
-        let idle = pool.idle.pop()?;
-        drop(pool);
+        let idle = host.pools[priority].borrow_mut().idle.pop()?;
         if idle.conn.socket.has_event() {
-            idle.conn.ended_by_peer();
+            idle.close();
             continue;
         }
         let mut conn = idle.conn;
@@ -134,13 +150,11 @@ pub fn try_take(host: &Rc<Host>) -> Option<UpstreamConn> {
 
 /// Lets a request use its connection, unless too many run.
 //= envoy: counted when a request meets its connection, which then stays idle
-pub fn admit(mut conn: UpstreamConn, priority: usize) -> Result<UpstreamConn, PoolError> {
-    let cluster = &conn.cluster;
-    let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
-    if breaker.allows(bounds, Limit::Requests) {
+pub fn admit(mut conn: UpstreamConn) -> Result<UpstreamConn, PoolError> {
+    if conn.cluster.allows(conn.priority, Limit::Requests) {
         return Ok(conn);
     }
-    cluster.stats.inc(Stat::UpstreamRqActiveOverflow);
+    conn.cluster.stats.inc(Stat::UpstreamRqActiveOverflow);
     conn.requests -= 1;
     give(conn);
     Err(PoolError::RequestOverflow)
@@ -153,24 +167,26 @@ pub async fn take(
     host: &Rc<Host>,
     priority: usize,
 ) -> Result<UpstreamConn, PoolError> {
-    if let Some(conn) = try_take(host) {
+    if let Some(conn) = try_take(host, priority) {
         return Ok(conn);
     }
-    let (breaker, bounds) = (&cluster.shared.breakers[priority], &cluster.config().breakers[priority]);
-    if !breaker.allows(bounds, Limit::Pending) {
+    if !cluster.allows(priority, Limit::Pending) {
         cluster.stats.inc(Stat::UpstreamRqPendingOverflow);
         return Err(PoolError::PendingOverflow);
     }
     let pending = Pending::new(cluster, host, priority);
-    let connections = &cluster.shared.breakers[0];
     let alone = {
-        let pool = host.pool.borrow();
+        let pool = host.pools[priority].borrow();
         pool.open == 0 && pool.connecting == 0
     };
-    if connections.allows(&cluster.config().breakers[priority], Limit::Connections) || alone {
-        start_connect(rt, cluster, host);
-    } else {
+    if !cluster.allows(priority, Limit::Connections) {
         cluster.stats.inc(Stat::UpstreamCxOverflow);
+        //= envoy: a pool without any connection makes one, lest its requests wait for ever
+        if alone {
+            start_connect(rt, cluster, host, priority);
+        }
+    } else {
+        start_connect(rt, cluster, host, priority);
     }
     poll_fn(|_| pending.poll(rt)).await
 }
@@ -187,10 +203,10 @@ struct Pending<'a> {
 impl<'a> Pending<'a> {
     fn new(cluster: &'a Rc<ClusterTwin>, host: &'a Rc<Host>, priority: usize) -> Pending<'a> {
         let waiter = Rc::new(Waiter { answer: RefCell::new(None), task: Cell::new(None) });
-        host.pool.borrow_mut().waiting.push_back(Rc::clone(&waiter));
+        host.pools[priority].borrow_mut().waiting.push_back(Rc::clone(&waiter));
         cluster.stats.inc(Stat::UpstreamRqPendingTotal);
         cluster.stats.inc(Stat::UpstreamRqPendingActive);
-        cluster.shared.breakers[priority].inc(Limit::Pending);
+        cluster.enter(priority, Limit::Pending);
         Pending { cluster, host, waiter, priority, done: Cell::new(false) }
     }
 
@@ -211,10 +227,10 @@ impl<'a> Pending<'a> {
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         self.cluster.stats.dec(Stat::UpstreamRqPendingActive);
-        self.cluster.shared.breakers[self.priority].dec(Limit::Pending);
+        self.cluster.leave(self.priority, Limit::Pending);
         if !self.done.get() {
             self.cluster.stats.inc(Stat::UpstreamRqCancelled);
-            self.host.pool.borrow_mut().waiting.retain(|w| !Rc::ptr_eq(w, &self.waiter));
+            self.host.pools[self.priority].borrow_mut().waiting.retain(|w| !Rc::ptr_eq(w, &self.waiter));
             if let Some(Ok(conn)) = self.waiter.answer.borrow_mut().take() {
                 give(conn);
             }
@@ -223,23 +239,24 @@ impl Drop for Pending<'_> {
 }
 
 /// Connects in a task of its own: the connection goes to whoever waits longest, or becomes idle.
-fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>) {
-    host.pool.borrow_mut().connecting += 1;
+fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) {
+    host.pools[priority].borrow_mut().connecting += 1;
     cluster.stats.inc(Stat::UpstreamCxTotal);
     cluster.stats.inc(Stat::UpstreamCxActive);
     cluster.stats.inc(Stat::UpstreamCxHttp1Total);
-    bump(&host.stats.cx_total);
-    bump(&host.stats.cx_active);
-    cluster.shared.breakers[0].inc(Limit::Connections);
+    host.inc(EndpointStat::CxTotal);
+    host.inc(EndpointStat::CxActive);
+    cluster.enter(priority, Limit::Connections);
     let (rt_task, cluster, host) = (rt.clone(), Rc::clone(cluster), Rc::clone(host));
     rt.spawn(async move {
         let begun = rt_task.now();
         let result = connect(&rt_task, &cluster, &host).await;
-        host.pool.borrow_mut().connecting -= 1;
+        host.pools[priority].borrow_mut().connecting -= 1;
         match result {
             Ok(socket) => {
                 cluster.stats.record(ClusterHist::UpstreamCxConnectMs, rt_task.now().millis_since(begun));
-                host.pool.borrow_mut().open += 1;
+                host.pools[priority].borrow_mut().open += 1;
+                let token = cluster.reaper.enter(&cluster, &host, priority, begun, &rt_task);
                 let id = cluster.next_connection.get();
                 cluster.next_connection.set(id + 1);
                 give(UpstreamConn {
@@ -248,6 +265,8 @@ fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>) {
                     host,
                     cluster,
                     id,
+                    priority,
+                    token,
                     requests: 0,
                     begun,
                     by_peer: Cell::new(false),
@@ -255,7 +274,9 @@ fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>) {
                     rt: rt_task,
                 });
             }
-            Err(error) => connect_failed(&cluster, &host, error, rt_task.now().millis_since(begun), &rt_task),
+            Err(error) => {
+                connect_failed(&cluster, &host, priority, error, rt_task.now().millis_since(begun), &rt_task);
+            }
         }
     });
 }
@@ -286,7 +307,14 @@ async fn connect(rt: &Rt, cluster: &ClusterTwin, host: &Host) -> Result<Socket, 
 }
 
 /// Everybody who waits for this endpoint learns of the failure.
-fn connect_failed(cluster: &ClusterTwin, host: &Host, error: PoolError, lived_ms: u64, rt: &Rt) {
+fn connect_failed(
+    cluster: &ClusterTwin,
+    host: &Host,
+    priority: usize,
+    error: PoolError,
+    lived_ms: u64,
+    rt: &Rt,
+) {
     let stats = &cluster.stats;
     stats.inc(Stat::UpstreamCxConnectFail);
     if error == PoolError::ConnectTimeout {
@@ -298,10 +326,10 @@ fn connect_failed(cluster: &ClusterTwin, host: &Host, error: PoolError, lived_ms
     stats.inc(Stat::UpstreamCxDestroy);
     stats.dec(Stat::UpstreamCxActive);
     stats.record(ClusterHist::UpstreamCxLengthMs, lived_ms);
-    bump(&host.stats.cx_connect_fail);
-    drop_one(&host.stats.cx_active);
-    cluster.shared.breakers[0].dec(Limit::Connections);
-    let waiting = std::mem::take(&mut host.pool.borrow_mut().waiting);
+    host.inc(EndpointStat::CxConnectFail);
+    host.dec(EndpointStat::CxActive);
+    cluster.leave(priority, Limit::Connections);
+    let waiting = std::mem::take(&mut host.pools[priority].borrow_mut().waiting);
     for waiter in waiting {
         stats.inc(Stat::UpstreamRqPendingFailureEject);
         waiter.give(Err(error), rt);
@@ -337,7 +365,8 @@ pub fn give(mut conn: UpstreamConn) {
         return;
     }
     let host = Rc::clone(&conn.host);
-    let waiter = host.pool.borrow_mut().waiting.pop_front();
+    let pool = &host.pools[conn.priority];
+    let waiter = pool.borrow_mut().waiting.pop_front();
     if let Some(waiter) = waiter {
         conn.requests += 1;
         conn.in_use.set(true);
@@ -347,75 +376,14 @@ pub fn give(mut conn: UpstreamConn) {
     }
     conn.in_use.set(false);
     conn.socket.set_recv_class(RecvClass::Small);
-    let reaper = Rc::clone(&conn.cluster.reaper);
-    reaper.watch(&conn);
-    host.pool.borrow_mut().idle.push(Idle { conn, since: now });
+    conn.cluster.reaper.watch(&conn);
+    pool.borrow_mut().idle.push(Idle { conn, since: now });
 }
 
 /// Closes the idle connections of a host that is gone.
-pub(super) fn close_idle(_cluster: &ClusterTwin, host: &Host) {
-    let idle = std::mem::take(&mut host.pool.borrow_mut().idle);
-    drop(idle);
-}
-
-/// Finds idle connections that died or grew old. One task a shard.
-#[derive(Debug, Default)]
-pub struct Reaper {
-    task: Cell<Option<TaskId>>,
-    clusters: RefCell<Vec<Weak<ClusterTwin>>>,
-}
-
-impl Reaper {
-    fn watch(&self, conn: &UpstreamConn) {
-        if let Some(task) = self.task.get() {
-            conn.socket.watch_for(task);
-        }
-    }
-
-    /// Starts the task for these clusters.
-    pub fn start(self: &Rc<Reaper>, rt: &Rt, clusters: &super::cluster::ClusterSet) {
-        *self.clusters.borrow_mut() = clusters.iter().map(Rc::downgrade).collect();
-        let (reaper, rt_task) = (Rc::clone(self), rt.clone());
-        let task = rt.spawn(async move {
-            let mut sleep = rt_task.sleep_until(Instant::FAR);
-            poll_fn(|_| {
-                let next = reaper.sweep(rt_task.now());
-                sleep.reset(next);
-                let _wakes_this_task = sleep.poll_due();
-                Poll::<()>::Pending
-            })
-            .await;
-        });
-        self.task.set(Some(task));
-    }
-
-    /// Closes what is dead or too old; the answer is when the next grows too old.
-    fn sweep(&self, now: Instant) -> Instant {
-        let mut next = Instant::FAR;
-        for cluster in self.clusters.borrow().iter().filter_map(Weak::upgrade) {
-            let timeout = cluster.config().idle_timeout;
-            for host in cluster.hosts.borrow().iter() {
-                let mut pool = host.pool.borrow_mut();
-                let mut closed = Vec::new();
-                let mut at = 0;
-                while at < pool.idle.len() {
-                    let idle = &pool.idle[at];
-                    let expires = timeout.map_or(Instant::FAR, |t| idle.since + t);
-                    if idle.conn.socket.has_event() {
-                        idle.conn.ended_by_peer();
-                        closed.push(pool.idle.remove(at));
-                    } else if expires <= now {
-                        cluster.stats.inc(Stat::UpstreamCxIdleTimeout);
-                        closed.push(pool.idle.remove(at));
-                    } else {
-                        next = next.min(expires);
-                        at += 1;
-                    }
-                }
-                drop(pool);
-                drop(closed);
-            }
-        }
-        next
+pub(super) fn close_idle(host: &Host) {
+    for pool in &host.pools {
+        let idle = std::mem::take(&mut pool.borrow_mut().idle);
+        drop(idle);
     }
 }

@@ -137,6 +137,9 @@ impl Stream<'_> {
     }
 
     fn on_response(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
+        if self.upgrade && (200..400).contains(&response.head.status) && self.asks_for_websocket() {
+            return self.refuse_handshake(&response.head);
+        }
         let Some(up) = &mut self.up else { return Ok(()) };
         up.keep_alive = response.keep_alive;
         up.body = Some(BodyDecoder::new(response.framing));
@@ -170,6 +173,21 @@ impl Stream<'_> {
             }
         }
         self.on_body(rest)
+    }
+
+    fn asks_for_websocket(&self) -> bool {
+        self.request.fields.get(H::Upgrade).is_some_and(|p| p.eq_ignore_ascii_case(b"websocket"))
+    }
+
+    /// A WebSocket is neither agreed to nor refused: the client learns the status, and nothing of the body.
+    //= envoy: websocket_handshake_unsuccessful
+    fn refuse_handshake(&mut self, head: &ResponseHead) -> Result<(), Cut> {
+        let mut reply = Reply::text(head.status, b"", "websocket_handshake_unsuccessful");
+        reply.location = head.fields.get(H::Location).map(<[u8]>::to_vec);
+        self.drop_upstream();
+        self.reply(reply);
+        self.flush_down();
+        Ok(())
     }
 
     fn add_service_time(&mut self, head: &mut ResponseHead) {

@@ -166,8 +166,9 @@ impl Chunk {
         if bytes.len() != end || bytes.capacity() - end < more.len() {
             return false;
         }
+        let Ok(added) = u32::try_from(more.len()) else { return false };
         bytes.extend_from_slice(more); // within its capacity: it stays where it is
-        self.len += more.len() as u32;
+        self.len += added;
         true
     }
 

@@ -275,7 +275,8 @@ mod tests {
     #[test]
     fn whole_and_in_pieces() {
         for step in [1, 2, 3, 7, 100] {
-            let cases: &[(Framing, &[u8], (&[u8], bool, usize))] = &[
+            type Case<'a> = (Framing, &'a [u8], (&'a [u8], bool, usize));
+            let cases: &[Case<'_>] = &[
                 (Framing::Length(5), b"hello", (b"hello", true, 0)),
                 (Framing::Length(6), b"hello", (b"hello", false, 0)),
                 (Framing::Chunked, b"5\r\nhello\r\n0\r\n\r\n", (b"hello", true, 0)),

@@ -107,9 +107,9 @@ fn health_decides_who_is_asked() {
     assert_eq!(with(&[Unhealthy], 0.0), (vec![0], false));
     assert_eq!(with(&[Unhealthy, Unhealthy], 50.0), (vec![500, 500], true));
     assert_eq!(with(&[Unhealthy, Healthy], 50.0), (vec![0, 1000], false));
-    assert_eq!(with(&[Unhealthy, Unhealthy, Healthy], 50.0).1, true);
+    assert!(with(&[Unhealthy, Unhealthy, Healthy], 50.0).1);
     // More than 100 / 1.4 percent healthy: no panic, whatever the threshold.
-    assert_eq!(with(&[Healthy, Healthy, Healthy, Unhealthy], 100.0).1, false);
+    assert!(!with(&[Healthy, Healthy, Healthy, Unhealthy], 100.0).1);
     // Half are healthy: 70 percent of the load, the degraded ones take the rest.
     let (hits, panic) = with(&[Healthy, Degraded], 50.0);
     assert!(!panic && (640..760).contains(&hits[0]), "{hits:?}");

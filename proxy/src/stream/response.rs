@@ -137,6 +137,10 @@ impl Stream<'_> {
     }
 
     fn on_response(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
+        if let Some(up) = self.up.as_ref().filter(|_| !response.keep_alive) {
+            //= envoy: counted by the head, however the body ends
+            up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
+        }
         if self.upgrade && (200..400).contains(&response.head.status) && self.asks_for_websocket() {
             return self.refuse_handshake(&response.head);
         }
@@ -361,9 +365,6 @@ impl Stream<'_> {
         let idle = !up.busy || up.conn.socket.poll_sent().is_ready();
         if self.request_done && self.to_up.is_empty() && idle {
             let until_close = up.body.as_ref().is_some_and(BodyDecoder::ends_with_connection);
-            if !up.keep_alive {
-                up.cluster.stats.inc(ClusterStat::UpstreamCxCloseNotify);
-            }
             if !rest.is_empty() {
                 //= envoy: nobody has asked for it
                 up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);

@@ -112,3 +112,52 @@ fn files_stay_readable() {
     }
     assert!(long.is_empty(), "past 600 lines, ask what a file is really two of: {long:?}");
 }
+
+/// The pages that people read: the README, its neighbours, and `docs/`.
+fn pages() -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for dir in ["", "docs", "docs/decisions", "proxy/tests/parity"] {
+        for entry in fs::read_dir(root().join(dir)).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|e| e == "md") {
+                let text = fs::read_to_string(&path).expect("a page");
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// Targets of links, seen from the page, and paths in backticks, which begin with a folder of the repository.
+fn named_paths(page: &Path, text: &str) -> Vec<PathBuf> {
+    let here = page.parent().expect("a directory");
+    let links = text.split("](").skip(1).filter_map(|rest| rest.split(['#', ')']).next());
+    let links = links.filter(|to| !to.is_empty() && !to.contains("://")).map(|to| here.join(to));
+    let folders = ["docs/", "examples/", "perf/", "proxy/", "runtime/", "xds-client/", ".cargo/", ".ci/"];
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let is_path = |word: &&str| folders.iter().any(|f| word.starts_with(f)) && word.chars().all(plain);
+    links.chain(quoted(text).filter(is_path).map(|word| root().join(word))).collect()
+}
+
+/// Words in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2).flat_map(str::split_whitespace)
+}
+
+#[test]
+fn pages_name_files_that_exist() {
+    let sources = rust_files(&["runtime", "proxy", "xds-client", "perf"]);
+    let is_source = |word: &str| sources.iter().any(|(name, _)| Path::new(name).ends_with(word));
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for (page, text) in pages() {
+        let paths = named_paths(&page, &text);
+        seen += paths.len();
+        wrong.extend(
+            paths.iter().filter(|p| !p.exists()).map(|p| format!("{}: {}", page.display(), p.display())),
+        );
+        let ends = quoted(&text).filter(|w| w.ends_with(".rs") && !w.contains(['{', '*']));
+        wrong.extend(ends.filter(|w| !is_source(w)).map(|w| format!("{}: {w}", page.display())));
+    }
+    assert!(seen > 20, "the pages name files: {seen}");
+    assert!(wrong.is_empty(), "name the file that is there now:\n{}", wrong.join("\n"));
+}

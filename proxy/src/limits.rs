@@ -12,6 +12,8 @@ pub const SHARD_LETTERS: usize = 4096;
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body is read in large buffers when at least this much of it is still to come.
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
+/// Interim responses before the final one: nobody needs more than a few, and each costs the reading of a head.
+pub const INTERIM_RESPONSES: u32 = 32;
 /// Bytes of a body that one filter holds while it looks. envoy: per_connection_buffer_limit_bytes, 1 MiB
 pub const FILTER_HOLD_BYTES: usize = 1 << 20;
 /// Downstream clusters with fault statistics of their own: clients name them; the others share one name.

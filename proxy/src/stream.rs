@@ -80,8 +80,8 @@ struct Stream<'c> {
     request_done: bool,
     /// Both sides are configured to.
     passes_trailers: bool,
-    /// An interim response has come.
-    interim: bool,
+    /// Interim responses that have come.
+    interims: u32,
     /// On its way upstream, beyond what the kernel is sending.
     to_up: Chunks,
     up: Option<Up>,
@@ -251,7 +251,7 @@ impl<'c> Stream<'c> {
             expects_continue: request.expect_continue,
             request_done: false,
             passes_trailers: false,
-            interim: false,
+            interims: 0,
             to_up: Chunks::new(),
             up: None,
             to_down: Chunks::new(),

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
 
-use super::{Cut, Fate, Reply, Stream};
+use super::{Cut, Fate, Reply, Stream, Up};
 use crate::access_log::format::LogCx;
 use crate::filters::Dir;
 use crate::http::edge::{self, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
-use crate::http::h1::head::{self, HeadLimits, Underscores};
+use crate::http::h1::head::{self, HeadError, HeadLimits, Underscores};
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
@@ -47,6 +47,33 @@ pub(super) fn last_chunk(trailers: Option<&Trailers>, out: &mut Chunks, budget: 
     out.push(block.freeze());
 }
 
+impl Up {
+    /// The length of the head once it is whole: `bytes` begin with it then. Its pieces are gathered in one block.
+    fn head_end(
+        &mut self,
+        bytes: &mut Chunk,
+        bounds: &HeadLimits,
+        budget: &Budget,
+    ) -> Result<Option<usize>, HeadError> {
+        let Some(mut block) = self.partial.take() else {
+            let end = head::find_head_end(&mut self.scan, bytes, bounds)?;
+            if end.is_none() && !bytes.is_empty() {
+                let mut block = BlockMut::with_capacity(bytes.len() * 2, budget);
+                block.extend_from_slice(bytes);
+                self.partial = Some(block);
+            }
+            return Ok(end);
+        };
+        block.extend_from_slice(bytes);
+        let end = head::find_head_end(&mut self.scan, &block, bounds)?;
+        match end {
+            None => self.partial = Some(block),
+            Some(_) => *bytes = block.freeze(),
+        }
+        Ok(end)
+    }
+}
+
 impl Stream<'_> {
     pub(super) fn on_up_bytes(&mut self, chunk: Chunk) -> Result<(), Cut> {
         let Some(up) = &mut self.up else { return Ok(()) };
@@ -70,7 +97,7 @@ impl Stream<'_> {
         Ok(())
     }
 
-    fn on_head_bytes(&mut self, chunk: Chunk) -> Result<(), Cut> {
+    fn on_head_bytes(&mut self, mut bytes: Chunk) -> Result<(), Cut> {
         let Some(up) = &mut self.up else { return Ok(()) };
         let config = up.cluster.config();
         let bounds = HeadLimits {
@@ -81,24 +108,12 @@ impl Stream<'_> {
             allow_absolute_url: true,
             underscores: Underscores::Allow,
         };
-        let mut bytes = match up.partial.take() {
-            None => chunk,
-            Some(mut block) => {
-                block.extend_from_slice(&chunk);
-                block.freeze()
-            }
-        };
         // Interim responses may stand before the final one.
         loop {
             let Some(up) = &mut self.up else { return Ok(()) };
-            match head::find_head_end(&mut up.scan, &bytes, &bounds) {
+            match up.head_end(&mut bytes, &bounds, self.conn.cx.rt.budget()) {
                 Err(_) => return self.bad_response(),
-                Ok(None) => {
-                    let mut block = BlockMut::with_capacity(bytes.len() * 2, self.conn.cx.rt.budget());
-                    block.extend_from_slice(&bytes);
-                    up.partial = Some(block);
-                    return Ok(());
-                }
+                Ok(None) => return Ok(()),
                 Ok(Some(end)) => {
                     let block = bytes.split_to(end);
                     up.scan = head::HeadScan::default();
@@ -110,8 +125,12 @@ impl Stream<'_> {
                         }
                         //= rfc9110#15.2: an interim response is not the answer
                         Ok(response) if response.head.status < 200 => {
+                            self.interims += 1;
+                            if self.interims > limits::INTERIM_RESPONSES {
+                                return self.bad_response();
+                            }
                             //= envoy: only the first one counts, and passes
-                            if !std::mem::replace(&mut self.interim, true) {
+                            if self.interims == 1 {
                                 up.cluster.stats.code(response.head.status, self.origin.internal);
                                 self.pass_interim(response.head);
                             }
@@ -401,8 +420,7 @@ impl Stream<'_> {
         if self.tunnel {
             return Err(self.cut_upstream(TERMINATION_LATE));
         }
-        up.conn.host.inc(EndpointStat::RqError);
-        up.cluster.stats.code(503, self.origin.internal);
+        self.charge_abort(503);
         self.drop_upstream();
         self.reset_before_response(503, "connection termination", false);
         Ok(())
@@ -418,18 +436,27 @@ impl Stream<'_> {
         self.info.flags.add(Flags::UPSTREAM_PROTOCOL_ERROR);
         if let Some(up) = &self.up {
             up.cluster.stats.inc(ClusterStat::UpstreamCxProtocolError);
-            up.cluster.stats.code(502, self.origin.internal);
-            up.conn.host.inc(EndpointStat::RqError);
         }
+        self.charge_abort(502);
         self.drop_upstream();
         self.reset_before_response(502, "protocol error", false);
         Ok(())
     }
 
+    /// Counts a failure of the upstream. //= envoy: not once an interim response has come
+    fn charge_abort(&self, status: u16) {
+        if let Some(up) = self.up.as_ref().filter(|_| self.interims == 0) {
+            up.cluster.stats.code(status, self.origin.internal);
+            up.conn.host.inc(EndpointStat::RqError);
+        }
+    }
+
     /// The reply where no response has begun. `reason`: in Envoy's words.
     pub(super) fn reset_before_response(&mut self, status: u16, reason: &str, overloaded: bool) {
         const FRONT: &str = "upstream connect error or disconnect/reset before headers. reset reason: ";
-        let mut details = format!("upstream_reset_before_response_started{{{}", reason.replace(' ', "_"));
+        //= envoy: an interim response is a beginning
+        let when = if self.interims == 0 { "before" } else { "after" };
+        let mut details = format!("upstream_reset_{when}_response_started{{{}", reason.replace(' ', "_"));
         if let Some(failure) = &self.info.failure {
             details.push('|');
             details.push_str(failure);

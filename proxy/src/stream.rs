@@ -631,7 +631,7 @@ impl<'c> Stream<'c> {
         };
         if let Some(cluster) = self.up.as_ref().map(|up| &up.cluster).or(waits_for) {
             cluster.stats.inc(stat);
-            if self.response.is_none() {
+            if self.response.is_none() && self.interims == 0 {
                 cluster.stats.code(self.timeout_status, self.origin.internal);
             }
         }

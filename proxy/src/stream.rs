@@ -629,15 +629,19 @@ impl<'c> Stream<'c> {
         } else {
             (ClusterStat::UpstreamRqPerTryTimeout, "upstream_per_try_timeout")
         };
+        //= envoy: an interim response is a beginning
+        let begun = self.response.is_some() || self.interims > 0;
         if let Some(cluster) = self.up.as_ref().map(|up| &up.cluster).or(waits_for) {
             cluster.stats.inc(stat);
-            if self.response.is_none() && self.interims == 0 {
+            if !begun {
                 cluster.stats.code(self.timeout_status, self.origin.internal);
             }
         }
         if let Some(up) = &self.up {
             up.conn.host.inc(EndpointStat::RqTimeout);
-            up.conn.host.inc(EndpointStat::RqError);
+            if !begun {
+                up.conn.host.inc(EndpointStat::RqError);
+            }
         }
         details
     }

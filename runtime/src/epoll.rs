@@ -164,12 +164,25 @@ impl Epoll {
         self.pending.push(Completion::Sent { id, result });
     }
 
+    /// One piece goes by `send`, which asks less of the kernel than `sendmsg`.
     fn sendmsg(&mut self, fd: Fd, chunks: &Chunks) -> Result<usize, NetError> {
-        self.gather.fill(chunks);
+        let only = if chunks.count() == 1 { chunks.iter().next() } else { None };
+        if only.is_none() {
+            self.gather.fill(chunks);
+        }
         loop {
-            // WHY: one call takes head and body from where they lie.
-            // SAFETY: the header points to chunks that live across the call.
-            let sent = unsafe { libc::sendmsg(fd, &raw const self.gather.header, libc::MSG_NOSIGNAL) };
+            let sent = match only {
+                Some(chunk) => {
+                    // WHY: the bytes go from where they lie.
+                    // SAFETY: the chunk lives across the call.
+                    unsafe { libc::send(fd, chunk.as_ptr().cast(), chunk.len(), libc::MSG_NOSIGNAL) }
+                }
+                None => {
+                    // WHY: one call takes head and body from where they lie.
+                    // SAFETY: the header points to chunks that live across the call.
+                    unsafe { libc::sendmsg(fd, &raw const self.gather.header, libc::MSG_NOSIGNAL) }
+                }
+            };
             if let Ok(sent) = usize::try_from(sent) {
                 return Ok(sent);
             }

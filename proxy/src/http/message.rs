@@ -75,8 +75,7 @@ impl Fields {
     }
 
     /// Adds a field that lies in the received block, at `name` and `value` within it.
-    pub(crate) fn push_received(&mut self, name: (usize, usize), value: (usize, usize)) {
-        let id = HeaderId::of(&self.block[name.0..name.1]);
+    pub(crate) fn push_received(&mut self, id: HeaderId, name: (usize, usize), value: (usize, usize)) {
         self.push(Field { name: Span::received(name), value: Span::received(value), id });
     }
 

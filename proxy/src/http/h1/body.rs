@@ -232,15 +232,14 @@ fn trailer_fields(text: &[u8], most: usize) -> Result<Fields, BodyError> {
     let mut lines = Lines::of(text);
     let mut count = 0;
     while let Some((start, end)) = lines.next() {
-        let (name, value) = split_field(text, start, end).map_err(|_| BodyError::Trailers)?;
+        let (id, name, value) = split_field(text, start, end).map_err(|_| BodyError::Trailers)?;
         count += 1;
         if count > most {
             return Err(BodyError::TooManyTrailers);
         }
         //= rfc9110#6.5.1: what frames or routes a message never stands behind it
-        let id = HeaderId::of(&text[name.0..name.1]);
         if !matches!(id, HeaderId::ContentLength | HeaderId::TransferEncoding | HeaderId::Host) {
-            fields.push_received(name, value);
+            fields.push_received(id, name, value);
         }
     }
     Ok(fields)

@@ -8,6 +8,8 @@ pub const LOG_LINE_BYTES: usize = 4 * 1024;
 pub const LOG_BUFFERS_QUEUED: usize = 1024;
 /// Letters to one shard that it has not read: one change of endpoints for each of many clusters, and some commands.
 pub const SHARD_LETTERS: usize = 4096;
+/// How old the runtime's own numbers may be in the stats.
+pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body is read in large buffers when at least this much of it is still to come.

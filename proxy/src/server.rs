@@ -54,6 +54,7 @@ pub struct Bound {
 /// Runs the server to its end. The answer is the exit code.
 pub fn run(options: Options) -> i32 {
     log::begin(&options);
+    std::panic::set_hook(Box::new(|panic| log::critical("assert", &panic.to_string().replace('\n', " "))));
     if !options.log_path.is_empty()
         && options.mode != Mode::Validate
         && let Err(error) = log::open_file(&options.log_path)

@@ -91,7 +91,7 @@ async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
         serve(core, &gauges, &shards, &mut signals, &mut inbox, &mut resolved).await;
     }
     log::info("main", "exiting");
-    tell(&shards, || Letter::Quit);
+    order(&shards, || Letter::Quit);
     shards.into_iter().for_each(Shard::join);
     if !core.writer.flush(LAST_LINES) {
         log::warn("main", "the log writer did not finish in time");
@@ -122,7 +122,7 @@ async fn serve(
                 Command::Quit => return,
                 Command::ReopenLogs => core.writer.reopen(),
                 Command::DrainListeners { graceful: true, skip_exit, inbound_only } => {
-                    tell(shards, || Letter::Drain { inbound_only });
+                    order(shards, || Letter::Drain { inbound_only });
                     let time = Duration::from_secs(core.plan.options.drain_time_s);
                     if !skip_exit && drained.is_none() {
                         drained = Some((inbound_only, Box::pin(tokio::time::sleep(time))));
@@ -149,7 +149,16 @@ async fn serve(
 fn stop(core: &Core, shards: &[Shard], gauges: &Gauges, inbound_only: bool) {
     let listeners = core.plan.snapshot.listeners.iter();
     gauges.stopped(listeners.filter(|l| l.direction.is_meant(inbound_only)).count());
-    tell(shards, || Letter::StopListening { inbound_only });
+    order(shards, || Letter::StopListening { inbound_only });
+}
+
+/// Letters of control find room in a full box, and overtake the others.
+fn order(shards: &[Shard], letter: impl Fn() -> Letter) {
+    for (number, shard) in shards.iter().enumerate() {
+        if shard.letters.send_control(letter()).is_err() {
+            log::error("main", &format!("shard {number} has too many commands unread: one is lost"));
+        }
+    }
 }
 
 fn tell(shards: &[Shard], letter: impl Fn() -> Letter) {

@@ -7,12 +7,15 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
 use selvedge_runtime::listen::host_address;
-use selvedge_runtime::{Config, DriverReport, MailSender, Runtime};
+use selvedge_runtime::{Config, DriverKind, DriverReport, MailSender, Rt, Runtime, cpu};
 
 use super::Bound;
 use super::control::Core;
 use crate::limits;
 use crate::shard::{self, DrainPace, Letter, Parts};
+use crate::stats::block::Block;
+use crate::stats::names::Shard as Stat;
+use crate::stats::scope::ScopeName;
 
 /// A running shard, as the control thread knows it.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
         }
     }
     let host = host_address().to_string();
+    // Only a process that has the machine to itself stays on its cores: many small ones would meet on the first.
+    let cores = Some(cpu::allowed_cores()).filter(|cores| cores.len() == core.shards && core.shards > 1);
     let mut shards = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
         let options = &core.plan.options;
@@ -56,7 +61,12 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
             host_address: host.clone(),
             drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
         };
-        let config = Config { driver: options.driver, spin_us: options.spin_us, ..Config::default() };
+        let config = Config {
+            driver: options.driver,
+            spin_us: options.spin_us,
+            pin: cores.as_ref().map(|cores| cores[number]),
+            ..Config::default()
+        };
         let (ready, started) = bounded(1);
         let thread = std::thread::Builder::new()
             .name(format!("wrk:worker_{number}"))
@@ -80,7 +90,29 @@ fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
         }
     };
     let rt = runtime.handle();
+    let stats = parts.registry.scope(ScopeName::new("server.selvedge.", "selvedge", &[])).block(parts.shard);
+    stats.inc(match runtime.driver().kind {
+        DriverKind::Uring => Stat::ShardsOnIoUring,
+        DriverKind::Epoll => Stat::ShardsOnEpoll,
+    });
+    tell_numbers(&rt, stats);
     let (sender, receiver) = rt.mailbox(limits::SHARD_LETTERS);
     let _control_waits = ready.send(Ok((sender, runtime.driver().clone())));
     runtime.run(shard::run(rt, parts, receiver));
+}
+
+/// Shows what the runtime counts: panics at once, the rest every second.
+fn tell_numbers(rt: &Rt, stats: Arc<Block<Stat>>) {
+    let of_panics = Arc::clone(&stats);
+    rt.on_panic(move |_| of_panics.inc(Stat::Panics));
+    let own = rt.clone();
+    rt.spawn(async move {
+        loop {
+            own.sleep(limits::RUNTIME_STATS_EVERY).await;
+            let counters = own.counters();
+            stats.set(Stat::AcceptPauses, counters.accept_pauses.get());
+            stats.set(Stat::LargeBuffersDry, counters.large_dry.get());
+            stats.set(Stat::SmallBuffersDry, counters.small_dry.get());
+        }
+    });
 }

@@ -51,6 +51,7 @@ list! {
     ListenerHttp "listener.<address>.http.<stat_prefix>.",
     Worker "listener.<address>.worker_<n>.",
     Server "server.",
+    Shard "server.selvedge.",
     ClusterManager "cluster_manager.",
     ListenerManager "listener_manager.",
     Filesystem "filesystem.",
@@ -431,6 +432,24 @@ table! {
         ]
         histograms [
         InitializationTimeMs = "initialization_time_ms",
+        ]
+    }
+}
+
+table! {
+    /// What only this proxy has, over all shards: `server.selvedge.`
+    Shard / ShardHist {
+        counters [
+        AcceptPauses = "accept_pauses",
+        LargeBuffersDry = "large_buffers_dry",
+        Panics = "panics",
+        SmallBuffersDry = "small_buffers_dry",
+        ]
+        gauges [
+        ShardsOnEpoll = "shards_on_epoll",
+        ShardsOnIoUring = "shards_on_io_uring",
+        ]
+        histograms [
         ]
     }
 }

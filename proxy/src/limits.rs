@@ -2,6 +2,8 @@
 
 /// A shard's log buffer is handed over at this size: big writes, little delay. envoy: --file-flush-min-size-kb 64
 pub const LOG_BUFFER_BYTES: usize = 64 * 1024;
+/// What `--file-flush-min-size-kb` may ask for at most: queued buffers must not become gigabytes.
+pub const LOG_BUFFER_KB_MAX: u32 = 1024;
 /// Room kept beyond it for the line that crosses it.
 pub const LOG_LINE_BYTES: usize = 4 * 1024;
 /// Buffers that wait for the writer thread: 64 MiB of lines at most.

@@ -96,7 +96,8 @@ fn serve(options: Options) -> Result<(), String> {
     for listener in &plan.snapshot.listeners {
         bound.push(bind(listener, shards).map_err(here)?);
     }
-    let writer = Writer::start().map_err(|e| here(format!("no writer thread: {e}")))?;
+    let writer = Writer::start(options.file_flush_min_size_kb as usize * 1024)
+        .map_err(|e| here(format!("no writer thread: {e}")))?;
     let core = Arc::new(control::Core {
         registry,
         clusters,

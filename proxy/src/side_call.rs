@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
+use selvedge_runtime::{Chunk, Chunks, Instant, NetError};
 
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_request};
-use crate::http::h1::head::{self, HeadLimits, HeadScan, Underscores};
+use crate::http::h1::head::{HeadGather, HeadLimits, Underscores};
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::message::{Framing, HeaderId, RequestHead, ResponseHead};
 use crate::limits;
@@ -239,34 +239,27 @@ async fn read_head(
         allow_absolute_url: true,
         underscores: Underscores::Allow,
     };
-    let mut scan = HeadScan::default();
+    let mut gather = HeadGather::default();
     let mut bytes = Chunk::from_static(b"");
+    let mut interims = 0;
     loop {
-        match head::find_head_end(&mut scan, &bytes, &bounds) {
-            Err(_) => return Err(Failure::Malformed),
-            Ok(None) => {
-                let Ok(Some(more)) = receive(cluster, conn).await else { return Err(Failure::Reset) };
-                if bytes.is_empty() {
-                    bytes = more;
-                } else {
-                    let mut block = BlockMut::with_capacity(bytes.len() + more.len(), cx.rt.budget());
-                    block.extend_from_slice(&bytes);
-                    block.extend_from_slice(&more);
-                    bytes = block.freeze();
-                }
-            }
-            Ok(Some(end)) => {
-                let block = bytes.split_to(end);
-                scan = HeadScan::default();
-                let kind = RequestKind { head: head_request, upgrade: false };
-                let response =
-                    response::decode_response(block, kind, &bounds).map_err(|_| Failure::Malformed)?;
-                //= rfc9110#15.2: an interim response is not the answer
-                if response.head.status >= 200 {
-                    return Ok((response, bytes));
-                }
-                cluster.stats.code(response.head.status, true);
-            }
+        let end = gather.end(&mut bytes, &bounds, cx.rt.budget()).map_err(|_| Failure::Malformed)?;
+        let Some(end) = end else {
+            let Ok(Some(more)) = receive(cluster, conn).await else { return Err(Failure::Reset) };
+            bytes = more;
+            continue;
+        };
+        let block = bytes.split_to(end);
+        let kind = RequestKind { head: head_request, upgrade: false };
+        let response = response::decode_response(block, kind, &bounds).map_err(|_| Failure::Malformed)?;
+        //= rfc9110#15.2: an interim response is not the answer
+        if response.head.status >= 200 {
+            return Ok((response, bytes));
+        }
+        cluster.stats.code(response.head.status, true);
+        interims += 1;
+        if interims > limits::INTERIM_RESPONSES {
+            return Err(Failure::Malformed);
         }
     }
 }

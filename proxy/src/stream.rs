@@ -20,13 +20,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use selvedge_runtime::{BlockMut, Chunk, Chunks, Instant, NetError};
+use selvedge_runtime::{Chunk, Chunks, Instant, NetError};
 
 use crate::downstream::Conn;
 use crate::filters::Dir;
 use crate::http::edge::Origin;
 use crate::http::h1::body::{BodyDecoder, BodyError, BodyEvent};
-use crate::http::h1::head::{HeadError, HeadScan};
+use crate::http::h1::head::{HeadError, HeadGather};
 use crate::http::h1::request::DecodedRequest;
 use crate::http::message::{Framing, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
@@ -122,8 +122,7 @@ struct Up {
     conn: UpstreamConn,
     cluster: Rc<ClusterTwin>,
     busy: bool,
-    scan: HeadScan,
-    partial: Option<BlockMut>,
+    gather: HeadGather,
     body: Option<BodyDecoder>,
     keep_alive: bool,
 }

@@ -41,17 +41,19 @@ enum Job {
 pub struct Writer {
     jobs: Sender<Job>,
     stats: Arc<WriterStats>,
+    /// A shard hands its lines over when they are this many bytes. envoy: --file-flush-min-size-kb
+    buffer_bytes: usize,
 }
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread. Lines are handed over in pieces of at least `buffer_bytes`, or when they are old.
     #[allow(clippy::disallowed_methods, reason = "one thread, named, for the life of the process")]
-    pub fn start() -> io::Result<Writer> {
+    pub fn start(buffer_bytes: usize) -> io::Result<Writer> {
         let (jobs, inbox) = bounded(limits::LOG_BUFFERS_QUEUED);
         let stats = Arc::new(WriterStats::default());
         let theirs = Arc::clone(&stats);
         std::thread::Builder::new().name("writer".to_owned()).spawn(move || write_all(&inbox, &theirs))?;
-        Ok(Writer { jobs, stats })
+        Ok(Writer { jobs, stats, buffer_bytes })
     }
 
     pub fn stats(&self) -> &Arc<WriterStats> {
@@ -149,11 +151,11 @@ impl ShardLogs {
         let mut files = self.files.borrow_mut();
         let file = &mut files[id.0];
         if file.bytes.capacity() == 0 {
-            file.bytes.reserve(limits::LOG_BUFFER_BYTES + limits::LOG_LINE_BYTES);
+            file.bytes.reserve(self.writer.buffer_bytes + limits::LOG_LINE_BYTES);
         }
         write(&mut file.bytes);
         file.lines += 1;
-        if file.bytes.len() >= limits::LOG_BUFFER_BYTES {
+        if file.bytes.len() >= self.writer.buffer_bytes {
             file.hand_over(&self.writer);
         }
     }
@@ -180,7 +182,7 @@ mod tests {
     fn lines_reach_the_file_in_order_and_a_lost_disk_is_counted() {
         let path = std::env::temp_dir().join(format!("selvedge-log-{}", std::process::id()));
         let text = path.to_str().expect("a path");
-        let writer = Writer::start().expect("a thread");
+        let writer = Writer::start(limits::LOG_BUFFER_BYTES).expect("a thread");
         let logs = ShardLogs::new(writer.clone());
         let (id, full) = (logs.open(text), logs.open("/dev/full"));
         for n in 0..3 {
@@ -195,9 +197,23 @@ mod tests {
     }
 
     #[test]
+    fn lines_are_handed_over_at_the_size_that_was_asked_for() {
+        let (jobs, inbox) = bounded(8);
+        let logs = ShardLogs::new(Writer { jobs, stats: Arc::default(), buffer_bytes: 10 });
+        let id = logs.open("/dev/null");
+        let waiting: Vec<_> = (0..5)
+            .map(|_| {
+                logs.line(id, |out| out.extend_from_slice(b"four"));
+                inbox.len()
+            })
+            .collect();
+        assert_eq!(waiting, [0, 0, 1, 1, 1]);
+    }
+
+    #[test]
     fn a_writer_that_lags_costs_lines_not_time() {
         let (jobs, inbox) = bounded(1);
-        let writer = Writer { jobs, stats: Arc::default() };
+        let writer = Writer { jobs, stats: Arc::default(), buffer_bytes: limits::LOG_BUFFER_BYTES };
         let logs = ShardLogs::new(writer.clone());
         let id = logs.open("/dev/null");
         for _ in 0..3 {
@@ -213,7 +229,7 @@ mod tests {
         use std::os::fd::AsRawFd;
         let (reader, end) = io::pipe().expect("a pipe");
         let path = format!("/proc/self/fd/{}", end.as_raw_fd());
-        let writer = Writer::start().expect("a thread");
+        let writer = Writer::start(limits::LOG_BUFFER_BYTES).expect("a thread");
         let logs = ShardLogs::new(writer.clone());
         let id = logs.open(&path);
         // More than the pipe, the writer's hands and its queue can hold.

@@ -203,6 +203,17 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         return Err(failure(&format!("--concurrency {n} is more than {} shards", limits::SHARDS)));
     }
     let mut notes = Vec::new();
+    let flush_kb = number("file-flush-min-size-kb", 64);
+    if flush_kb > limits::LOG_BUFFER_KB_MAX {
+        let most = limits::LOG_BUFFER_KB_MAX;
+        notes.push((
+            Level::Warning,
+            "config",
+            format!(
+                "--file-flush-min-size-kb {flush_kb} is above {most}: logs are handed over at {most} KiB"
+            ),
+        ));
+    }
     if given.has("allow-unknown-fields") {
         let text = "--allow-unknown-fields is deprecated, use --allow-unknown-static-fields instead.";
         notes.push((Level::Warning, "config", text.to_owned()));
@@ -247,7 +258,7 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         service_node: text("service-node"),
         service_zone: text("service-zone"),
         file_flush_interval: Duration::from_millis(number("file-flush-interval-msec", 10_000).into()),
-        file_flush_min_size_kb: number("file-flush-min-size-kb", 64),
+        file_flush_min_size_kb: flush_kb.min(limits::LOG_BUFFER_KB_MAX),
         drain_time_s: number("drain-time-s", 600).into(),
         drain_strategy: checked.drain_strategy,
         parent_shutdown_time_s: number("parent-shutdown-time-s", 900).into(),

@@ -11,7 +11,7 @@ use crate::access_log::format::LogCx;
 use crate::http::edge::{Carrier, request_in};
 use crate::http::h1::body::BodyDecoder;
 use crate::http::h1::encode::{decimal, encode_request};
-use crate::http::h1::head::HeadScan;
+use crate::http::h1::head::HeadGather;
 use crate::http::header_id::{IdSet, JOINED_IN_REQUEST};
 use crate::http::hop_by_hop;
 use crate::http::message::{Framing, HeaderId as H, Version};
@@ -335,8 +335,7 @@ impl<'c> Stream<'c> {
             conn,
             cluster,
             busy: false,
-            scan: HeadScan::default(),
-            partial: None,
+            gather: HeadGather::default(),
             body: None,
             keep_alive: false,
         });

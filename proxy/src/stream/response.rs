@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
 
-use super::{Cut, Fate, Reply, Stream, Up};
+use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
 use crate::filters::Dir;
 use crate::http::edge::{self, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
-use crate::http::h1::head::{self, HeadError, HeadLimits, Underscores};
+use crate::http::h1::head::{HeadLimits, Underscores};
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
@@ -45,33 +45,6 @@ pub(super) fn last_chunk(trailers: Option<&Trailers>, out: &mut Chunks, budget: 
     let mut block = BlockMut::with_capacity(256, budget);
     encode_last_chunk(trailers, &mut block);
     out.push(block.freeze());
-}
-
-impl Up {
-    /// The length of the head once it is whole: `bytes` begin with it then. Its pieces are gathered in one block.
-    fn head_end(
-        &mut self,
-        bytes: &mut Chunk,
-        bounds: &HeadLimits,
-        budget: &Budget,
-    ) -> Result<Option<usize>, HeadError> {
-        let Some(mut block) = self.partial.take() else {
-            let end = head::find_head_end(&mut self.scan, bytes, bounds)?;
-            if end.is_none() && !bytes.is_empty() {
-                let mut block = BlockMut::with_capacity(bytes.len() * 2, budget);
-                block.extend_from_slice(bytes);
-                self.partial = Some(block);
-            }
-            return Ok(end);
-        };
-        block.extend_from_slice(bytes);
-        let end = head::find_head_end(&mut self.scan, &block, bounds)?;
-        match end {
-            None => self.partial = Some(block),
-            Some(_) => *bytes = block.freeze(),
-        }
-        Ok(end)
-    }
 }
 
 impl Stream<'_> {
@@ -111,12 +84,11 @@ impl Stream<'_> {
         // Interim responses may stand before the final one.
         loop {
             let Some(up) = &mut self.up else { return Ok(()) };
-            match up.head_end(&mut bytes, &bounds, self.conn.cx.rt.budget()) {
+            match up.gather.end(&mut bytes, &bounds, self.conn.cx.rt.budget()) {
                 Err(_) => return self.bad_response(),
                 Ok(None) => return Ok(()),
                 Ok(Some(end)) => {
                     let block = bytes.split_to(end);
-                    up.scan = head::HeadScan::default();
                     let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
                     match response::decode_response(block, kind, &bounds) {
                         Err(_) => return self.bad_response(),
@@ -408,7 +380,7 @@ impl Stream<'_> {
             return if self.is_open(Dir::Response) { Ok(()) } else { self.drive_response() };
         }
         //= envoy: in the middle of a message the end is a protocol error
-        if up.partial.is_some() {
+        if up.gather.has_begun() {
             return self.bad_response();
         }
         if self.response.is_some() && !self.tunnel {

@@ -3,7 +3,7 @@
 //! Requests and responses are read by the same code: an upstream is an attacker too. Opens nothing, keeps nothing;
 //! bytes in, fields or one exact cause out. What a start line may be is not decided here.
 
-use selvedge_runtime::Chunk;
+use selvedge_runtime::{BlockMut, Budget, Chunk};
 
 use crate::http::message::{Fields, HeaderId};
 use crate::http::validate::{is_forbidden, is_token, is_value};
@@ -138,6 +138,49 @@ pub fn find_head_end(
     }
     scan.fresh = bytes.len();
     if bytes.len() > limits.bytes_max { Err(HeadError::TooLarge) } else { Ok(None) }
+}
+
+/// Gathers a head that comes in pieces, in one block.
+#[derive(Debug, Default)]
+pub struct HeadGather {
+    scan: HeadScan,
+    partial: Option<BlockMut>,
+}
+
+impl HeadGather {
+    /// The length of the head once it is whole: `bytes` begin with it then, and the next head may follow.
+    pub fn end(
+        &mut self,
+        bytes: &mut Chunk,
+        limits: &HeadLimits,
+        budget: &Budget,
+    ) -> Result<Option<usize>, HeadError> {
+        let Some(mut block) = self.partial.take() else {
+            let end = find_head_end(&mut self.scan, bytes, limits)?;
+            if end.is_some() {
+                self.scan = HeadScan::default();
+            } else if !bytes.is_empty() {
+                let mut block = BlockMut::with_capacity(bytes.len() * 2, budget);
+                block.extend_from_slice(bytes);
+                self.partial = Some(block);
+            }
+            return Ok(end);
+        };
+        block.extend_from_slice(bytes);
+        let end = find_head_end(&mut self.scan, &block, limits)?;
+        if end.is_none() {
+            self.partial = Some(block);
+        } else {
+            self.scan = HeadScan::default();
+            *bytes = block.freeze();
+        }
+        Ok(end)
+    }
+
+    /// Whether a part of a head is here.
+    pub fn has_begun(&self) -> bool {
+        self.partial.is_some()
+    }
 }
 
 /// Empty lines that stand before a request, in whatever pieces they come. //= rfc9112#2.2
@@ -307,6 +350,30 @@ fn name_fault(line: &[u8]) -> HeadError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn heads_are_gathered_from_any_pieces() {
+        let text = b"HTTP/1.1 103 E\r\n\r\nHTTP/1.1 200 OK\r\na: b\r\n\r\nrest";
+        let budget = Budget::new(1 << 20);
+        for step in 1..text.len() {
+            let (mut gather, mut heads) = (HeadGather::default(), Vec::new());
+            let mut rest = Vec::new();
+            for piece in text.chunks(step) {
+                let mut bytes = Chunk::copy_from(piece);
+                while heads.len() < 2 {
+                    let end = gather.end(&mut bytes, &HeadLimits::default(), &budget).expect("clean");
+                    let Some(end) = end else { break };
+                    heads.push(bytes.split_to(end).to_vec());
+                }
+                if heads.len() == 2 {
+                    rest.extend_from_slice(&bytes);
+                }
+            }
+            assert_eq!(heads.concat(), text[..text.len() - 4], "in pieces of {step}");
+            assert!(!gather.has_begun(), "in pieces of {step}");
+            assert_eq!(rest, b"rest", "in pieces of {step}");
+        }
+    }
 
     #[test]
     fn a_head_is_found_byte_by_byte() {

@@ -16,6 +16,9 @@ pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_s
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body is read in large buffers when at least this much of it is still to come.
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
+/// A request's body is read in large buffers from this length on: its receive is armed already, and changing it costs
+/// as much as reading a few small buffers.
+pub const LARGE_UPLOAD_BYTES: u64 = 256 * 1024;
 /// Interim responses before the final one: nobody needs more than a few, and each costs the reading of a head.
 pub const INTERIM_RESPONSES: u32 = 32;
 /// Bytes of a body that one filter holds while it looks. envoy: per_connection_buffer_limit_bytes, 1 MiB

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use selvedge_runtime::{Chunk, Chunks, Instant, NetError};
+use selvedge_runtime::{Chunk, Chunks, Instant, NetError, RecvClass};
 
 use crate::downstream::Conn;
 use crate::filters::Dir;
@@ -661,6 +661,14 @@ impl<'c> Stream<'c> {
         if self.request_framing == Framing::None && !open {
             self.request_ended();
         }
+        if self.uploads() {
+            self.conn.socket.set_recv_class(RecvClass::Large);
+        }
+    }
+
+    /// Whether the request says that its body is long.
+    fn uploads(&self) -> bool {
+        matches!(self.request_framing, Framing::Length(n) if n >= crate::limits::LARGE_UPLOAD_BYTES)
     }
 
     fn request_ended(&mut self) {
@@ -668,6 +676,9 @@ impl<'c> Stream<'c> {
             return;
         }
         self.request_done = true;
+        if self.uploads() {
+            self.conn.socket.set_recv_class(RecvClass::Small);
+        }
         let now = self.conn.cx.rt.now();
         self.info.stamps.request_last = Some(now);
         if let Some(timeout) = self.route_timeout {

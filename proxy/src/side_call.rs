@@ -14,7 +14,7 @@ use selvedge_runtime::{Chunk, Chunks, Instant, NetError};
 
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_request};
-use crate::http::h1::head::{HeadGather, HeadLimits, Underscores};
+use crate::http::h1::head::HeadGather;
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::message::{Framing, HeaderId, RequestHead, ResponseHead};
 use crate::limits;
@@ -230,15 +230,7 @@ async fn read_head(
     conn: &UpstreamConn,
     head_request: bool,
 ) -> Result<(DecodedResponse, Chunk), Failure> {
-    let config = cluster.config();
-    let bounds = HeadLimits {
-        bytes_max: config.max_response_headers_kb as usize * 1024,
-        fields_max: config.max_headers_count as usize,
-        accept_http_10: true,
-        allow_chunked_length: config.h1.allow_chunked_length,
-        allow_absolute_url: true,
-        underscores: Underscores::Allow,
-    };
+    let bounds = cluster.config().response_head_limits();
     let mut gather = HeadGather::default();
     let mut bytes = Chunk::from_static(b"");
     let mut interims = 0;

@@ -285,11 +285,6 @@ impl Listener {
         poll_fn(|_| self.poll_accept()).await
     }
 
-    /// Stops accepting; connections that the kernel has queued wait, or go to another shard's socket.
-    pub fn pause(&self) {
-        self.inner.kernel.borrow_mut().stop_accept(self.number);
-    }
-
     pub fn local_addr(&self) -> Option<SocketAddress> {
         let kernel = self.inner.kernel.borrow();
         kernel.listens[self.number as usize]

@@ -16,6 +16,7 @@ use crate::config::endpoint::{self, LocalityEndpoints};
 use crate::config::rejection::{At, Fault};
 use crate::config::runtime_values::RuntimeValues;
 use crate::config::values::{self, refuse_set};
+use crate::http::h1::head::{HeadLimits, Underscores};
 use crate::route::table::ClusterId;
 
 /// A compiled cluster.
@@ -50,6 +51,20 @@ pub struct Cluster {
     pub h1: UpstreamHttp1,
     pub source_address: Option<SocketAddress>,
     pub tcp_keepalive: Option<TcpKeepalive>,
+}
+
+impl Cluster {
+    /// Bounds of the heads that its endpoints answer with.
+    pub fn response_head_limits(&self) -> HeadLimits {
+        HeadLimits {
+            bytes_max: self.max_response_headers_kb as usize * 1024,
+            fields_max: self.max_headers_count as usize,
+            accept_http_10: true,
+            allow_chunked_length: self.h1.allow_chunked_length,
+            allow_absolute_url: true,
+            underscores: Underscores::Allow,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

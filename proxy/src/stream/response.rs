@@ -10,7 +10,6 @@ use crate::filters::Dir;
 use crate::http::edge::{self, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
 use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
-use crate::http::h1::head::{HeadLimits, Underscores};
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
@@ -72,15 +71,7 @@ impl Stream<'_> {
 
     fn on_head_bytes(&mut self, mut bytes: Chunk) -> Result<(), Cut> {
         let Some(up) = &mut self.up else { return Ok(()) };
-        let config = up.cluster.config();
-        let bounds = HeadLimits {
-            bytes_max: config.max_response_headers_kb as usize * 1024,
-            fields_max: config.max_headers_count as usize,
-            accept_http_10: true,
-            allow_chunked_length: config.h1.allow_chunked_length,
-            allow_absolute_url: true,
-            underscores: Underscores::Allow,
-        };
+        let bounds = up.cluster.config().response_head_limits();
         // Interim responses may stand before the final one.
         loop {
             let Some(up) = &mut self.up else { return Ok(()) };

@@ -84,11 +84,6 @@ pub struct UpstreamConn {
 }
 
 impl UpstreamConn {
-    /// Whether another request has used it before: its peer may have closed it unseen.
-    pub fn reused(&self) -> bool {
-        self.requests > 1
-    }
-
     /// Its last request has ended well: it closes at rest.
     pub fn retire(self) {
         self.in_use.set(false);

@@ -248,10 +248,12 @@ impl Play<'_, '_> {
         self.proxy().wait_for_none("downstream_cx_active");
         self.wires.clear();
         drop(unexpected);
-        let after = self.proxy().wait_for_none("upstream_cx_active");
+        self.proxy().wait_for_none("upstream_cx_active");
         for line in self.proxy().log_lines(log_lines) {
             let _ = writeln!(self.out, "log: {line}");
         }
+        // Behind the log's fence: a scrape while a connection ends may see one of its counters and not the next.
+        let after = self.proxy().stats();
         let main = self.proxy().main.replace(':', "_");
         for (scope, changes) in changes(&self.stage.before, &after, &main) {
             let _ = writeln!(self.out, "{scope}: {}", changes.join(" "));

@@ -146,17 +146,7 @@ fn virtual_host(host: &route::VirtualHost, lookup: Lookup<'_>, at: &At<'_>) -> R
         },
         mutations: mutations(lists!("VirtualHost", host), at)?,
         per_filter: per_filter(&host.typed_per_filter_config, lookup, MESSAGE, at)?,
-        include_request_attempt_count: host.include_request_attempt_count,
-        include_attempt_count_in_response: host.include_attempt_count_in_response,
-        request_body_buffer_limit: buffer_limit(
-            host.request_body_buffer_limit.as_ref().map(|v| v.value),
-            host.per_request_buffer_limit_bytes.as_ref().map(|v| v.value),
-        ),
     })
-}
-
-fn buffer_limit(limit: Option<u64>, older: Option<u32>) -> Option<u64> {
-    limit.or(older.map(u64::from))
 }
 
 fn route(one: &route::Route, lookup: Lookup<'_>, at: &At<'_>) -> Result<Route, Fault> {
@@ -186,26 +176,17 @@ fn route(one: &route::Route, lookup: Lookup<'_>, at: &At<'_>) -> Result<Route, F
         }
         None => return Err(at.lacks("action")),
     };
-    let decorator = match &one.decorator {
-        Some(d) if d.operation.is_empty() => {
-            let here = at.field(MESSAGE, "decorator");
-            let operation = here.field("Decorator", "operation");
-            return Err(operation.violates("value length must be at least 1 characters"));
-        }
-        Some(d) => Some((Arc::from(d.operation.as_bytes()), d.propagate.as_ref().is_none_or(|p| p.value))),
-        None => None,
-    };
+    if one.decorator.as_ref().is_some_and(|d| d.operation.is_empty()) {
+        let here = at.field(MESSAGE, "decorator");
+        return Err(here
+            .field("Decorator", "operation")
+            .violates("value length must be at least 1 characters"));
+    }
     Ok(Route {
         name: Arc::from(one.name.as_str()),
         matcher,
         action,
         mutations: mutations(lists!("Route", one), at)?,
         per_filter: per_filter(&one.typed_per_filter_config, lookup, MESSAGE, at)?,
-        stat_prefix: Arc::from(one.stat_prefix.as_str()),
-        decorator,
-        request_body_buffer_limit: buffer_limit(
-            one.request_body_buffer_limit.as_ref().map(|v| v.value),
-            one.per_request_buffer_limit_bytes.as_ref().map(|v| v.value),
-        ),
     })
 }

@@ -130,9 +130,6 @@ fn host(matchers: impl Iterator<Item = RouteMatch>) -> VirtualHost {
         require_tls: RequireTls::None,
         mutations: Mutations::default(),
         per_filter: PerFilter::default(),
-        include_request_attempt_count: false,
-        include_attempt_count_in_response: false,
-        request_body_buffer_limit: None,
     }
 }
 
@@ -143,9 +140,6 @@ fn route(matcher: RouteMatch) -> Route {
         action: Action::Direct(Direct { status: 200, body: Arc::from(&b""[..]) }),
         mutations: Mutations::default(),
         per_filter: PerFilter::default(),
-        stat_prefix: Arc::from(""),
-        decorator: None,
-        request_body_buffer_limit: None,
     }
 }
 

@@ -47,10 +47,6 @@ pub struct VirtualHost {
     pub require_tls: RequireTls,
     pub mutations: Mutations,
     pub per_filter: PerFilter,
-    pub include_request_attempt_count: bool,
-    pub include_attempt_count_in_response: bool,
-    /// Bound of a request body that is held for the route's sake.
-    pub request_body_buffer_limit: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +63,6 @@ pub struct Route {
     pub action: Action,
     pub mutations: Mutations,
     pub per_filter: PerFilter,
-    /// Statistics per route, when named.
-    pub stat_prefix: Arc<str>,
-    /// `decorator.operation`, and whether to pass it on.
-    pub decorator: Option<(Arc<[u8]>, bool)>,
-    pub request_body_buffer_limit: Option<u64>,
 }
 
 #[derive(Debug)]

@@ -269,7 +269,12 @@ async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
     };
     loop {
         match listener.accept().await {
-            Ok(socket) => admit(&cx, &twin, socket),
+    accept_each(&cx.rt, &listener, |socket| admit(&cx, &twin, socket)).await;
+}
+
+/// Accepts for ever. A panic in `admit` ends what was accepted, not the accepting.
+async fn accept_each(rt: &Rt, listener: &selvedge_runtime::Listener, admit: impl Fn(Socket)) {
+            Ok(socket) => drop(rt.contain(|| admit(socket))),
             Err(NetError::NoDescriptors | NetError::NoBuffers) => {
                 crate::log::warn("conn_handler", "accepting stopped: no descriptors or memory left");
             }
@@ -301,4 +306,66 @@ fn take_place(places: &AtomicU64, max: Option<u64>) -> bool {
         return false;
     }
     true
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "a peer on a thread of its own")]
+
+    use std::io::Read;
+    use std::net::TcpStream;
+
+    use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
+    use selvedge_runtime::{Config, DriverChoice, Runtime, SocketAddress};
+
+    use super::*;
+
+    /// It ends the connection that met it, is counted, and the next ones are admitted.
+    #[test]
+    fn accepting_survives_a_panic() {
+        for driver in [DriverChoice::Epoll, DriverChoice::Uring] {
+            let runtime = match Runtime::new(&Config { driver, ..Config::default() }) {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    eprintln!("SKIPPED on {driver:?}: {error}");
+                    assert!(std::env::var_os("SELVEDGE_REQUIRE_PEERS").is_none(), "a driver is missing");
+                    continue;
+                }
+            };
+            let rt = runtime.handle();
+            let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
+            let fd = bind_listen(&any.into(), &BindOptions::default()).expect("a socket");
+            let Some(SocketAddress::Ip(to)) = bound_address(&fd) else { panic!("an IP address") };
+            let peers = std::thread::spawn(move || {
+                [(); 4].map(|()| {
+                    let mut told = String::new();
+                    let mut stream = TcpStream::connect(to).expect("connected");
+                    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+                    stream.read_to_string(&mut told).map(|_| told).map_err(|e| e.kind())
+                })
+            });
+            let told = runtime.run(async move {
+                let listener = rt.adopt_listener(fd).expect("adopted");
+                let (own, seen) = (rt.clone(), Rc::new(Cell::new(0)));
+                let accepting = rt.spawn(async move {
+                    accept_each(&own, &listener, |socket| {
+                        seen.set(seen.get() + 1);
+                        assert!(seen.get() % 2 == 0, "planted");
+                        let served = async move {
+                            let _gone = socket.send(selvedge_runtime::Chunk::from_static(b"hi").into()).await;
+                        };
+                        own.spawn(served);
+                    })
+                    .await;
+                });
+                while !peers.is_finished() {
+                    rt.sleep(Duration::from_millis(1)).await;
+                }
+                assert_eq!(rt.panics(), 2, "{driver:?}");
+                rt.abort(accepting);
+                peers.join().expect("the peers are content")
+            });
+            assert_eq!(told, ["", "hi", "", "hi"].map(|t| Ok(t.to_owned())), "{driver:?}");
+        }
+    }
 }

@@ -765,7 +765,9 @@ impl<'c> Stream<'c> {
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            self.finish(Some(Cut::Downstream));
+            // A panic is a bug of ours, not the client's doing.
+            let panics = std::thread::panicking();
+            self.finish(Some(if panics { Cut::Filter("panic") } else { Cut::Downstream }));
         }
     }
 }

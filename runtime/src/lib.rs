@@ -303,7 +303,12 @@ impl Rt {
         self.0.tasks.wake(task);
     }
 
-    /// Tasks that ended in a panic so far.
+    /// Does what must not end the current task: a panic in it is caught and told as that of a task, and gives `None`.
+    pub fn contain<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        self.0.tasks.contain(f)
+    }
+
+    /// Panics that were caught so far: each ended its task, or what `contain` did.
     pub fn panics(&self) -> u64 {
         self.0.tasks.panics.get()
     }

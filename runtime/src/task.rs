@@ -100,7 +100,7 @@ impl Tasks {
             slot.future.take()
         };
         if future.is_some() {
-            self.drop_caught(future);
+            self.contain(|| drop(future));
             self.release(id.index);
         }
     }
@@ -124,29 +124,23 @@ impl Tasks {
         };
         self.current.set(Some(id));
         let mut context = Context::from_waker(Waker::noop());
-        let outcome = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context)));
+        let outcome = self.contain(|| future.as_mut().poll(&mut context));
         self.current.set(None);
-        match outcome {
-            Ok(std::task::Poll::Pending) => {
-                let mut slots = self.slots.borrow_mut();
-                let slot = &mut slots[index as usize];
-                if slot.live {
-                    slot.future = Some(future);
-                    return;
-                }
+        if outcome.is_some_and(|polled| polled.is_pending()) {
+            let mut slots = self.slots.borrow_mut();
+            let slot = &mut slots[index as usize];
+            if slot.live {
+                slot.future = Some(future);
+                return;
             }
-            Ok(std::task::Poll::Ready(())) => {}
-            Err(payload) => self.report(&*payload),
         }
-        self.drop_caught(Some(future));
+        self.contain(|| drop(future));
         self.release(index);
     }
 
-    /// Drops a future; a panic in a destructor is caught and counted too.
-    fn drop_caught(&self, future: Option<BoxedTask>) {
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(future))) {
-            self.report(&*payload);
-        }
+    /// Catches and counts a panic: `None`.
+    pub(crate) fn contain<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
+        catch_unwind(AssertUnwindSafe(f)).map_err(|payload| self.report(&*payload)).ok()
     }
 
     fn release(&self, index: u32) {
@@ -179,7 +173,7 @@ impl Tasks {
         for index in 0..all {
             let future = self.slots.borrow_mut()[index].future.take();
             if future.is_some() {
-                self.drop_caught(future);
+                self.contain(|| drop(future));
                 self.release(u32::try_from(index).expect("fewer than 2^32 tasks"));
             }
         }

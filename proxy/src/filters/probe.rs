@@ -1,4 +1,5 @@
-//! A test's filter: does at each hook what its script says, `hook=verdict` in words.
+//! A test's filter: does at each hook what its script says, `hook=verdict` in words. A panic is meant for requests
+//! that ask for it in their path.
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ fn reply(hook: &str) -> Box<Reply> {
 
 fn verdict(one: &Running<'_, Probe>, hook: &str, cx: &Cx<'_>) -> Verdict {
     match one.filter.says(hook) {
+        "panic" if cx.request.path().ends_with(b"/panic") => panic!("planted in {hook}"),
         "call" if cx.answer.is_none() => Verdict::Call(Call::Sleep(Duration::from_secs(1))),
         "reply" => Verdict::Reply(reply(hook)),
         "reset" => Verdict::Reset("probe"),

@@ -8,8 +8,9 @@ pub const LOG_BUFFER_KB_MAX: u32 = 1024;
 pub const LOG_LINE_BYTES: usize = 4 * 1024;
 /// Buffers that wait for the writer thread: 64 MiB of lines at most.
 pub const LOG_BUFFERS_QUEUED: usize = 1024;
-/// Letters to one shard that it has not read: one change of endpoints for each of many clusters, and some commands.
-pub const SHARD_LETTERS: usize = 4096;
+/// Letters to one shard that it has not read, besides those of control: one says that endpoints have changed, and the
+/// next is due when it was read.
+pub const SHARD_LETTERS: usize = 1;
 /// How old the runtime's own numbers may be in the stats.
 pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.

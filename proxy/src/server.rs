@@ -14,6 +14,8 @@
 mod control;
 mod gauges;
 mod shards;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -54,7 +56,7 @@ pub struct Bound {
 /// Runs the server to its end. The answer is the exit code.
 pub fn run(options: Options) -> i32 {
     log::begin(&options);
-    std::panic::set_hook(Box::new(|panic| log::critical("assert", &panic.to_string().replace('\n', " "))));
+    log_panics();
     if !options.log_path.is_empty()
         && options.mode != Mode::Validate
         && let Err(error) = log::open_file(&options.log_path)
@@ -76,14 +78,24 @@ pub fn run(options: Options) -> i32 {
     }
 }
 
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| log::critical("assert", &panic.to_string().replace('\n', " "))));
+}
+
 fn serve(options: Options) -> Result<(), String> {
     let started = Instant::now();
     let plan = load(options)?;
-    let options = &plan.options;
-    if options.mode == Mode::Validate {
-        println!("configuration '{}' OK", options.config_path);
+    if plan.options.mode == Mode::Validate {
+        println!("configuration '{}' OK", plan.options.config_path);
         return Ok(());
     }
+    let (core, bound) = prepare(plan, started)?;
+    control::run(&core, bound)
+}
+
+/// Makes what all threads share, and binds.
+fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Bound>), String> {
+    let options = &plan.options;
     let here =
         |reason: String| format!("error initializing configuration '{}': {reason}", options.config_path);
     let shards = shard_count(options);
@@ -116,7 +128,7 @@ fn serve(options: Options) -> Result<(), String> {
         phase: Arc::new(AtomicU8::new(2)),
         plan,
     });
-    control::run(&core, bound)
+    Ok((core, bound))
 }
 
 fn load(options: Options) -> Result<Plan, String> {

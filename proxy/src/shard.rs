@@ -23,8 +23,8 @@ use crate::http::h1::head::HeadLimits;
 use crate::stats::block::Block;
 use crate::stats::names;
 use crate::stats::scope::{Registry, Scope, ScopeName};
+use crate::upstream::changes::Changes;
 use crate::upstream::cluster::{ClusterSet, ClusterShared};
-use crate::upstream::endpoint::EndpointShared;
 use crate::upstream::reaper::Reaper;
 
 /// What all threads share: live at once, outside any configuration.
@@ -77,8 +77,8 @@ impl ListenerScopes {
 /// A letter to a shard.
 #[derive(Debug)]
 pub enum Letter {
-    /// New endpoints of a cluster, by its number.
-    Endpoints { cluster: usize, list: Arc<[Arc<EndpointShared>]> },
+    /// Some clusters have new endpoints: see `Changes`.
+    Endpoints,
     /// Ask connections to go, as `/drain_listeners?graceful` does.
     Drain { inbound_only: bool },
     /// Take no more connections.
@@ -102,6 +102,8 @@ pub struct Parts {
     pub flush_interval: Duration,
     pub host_address: String,
     pub drain: DrainPace,
+    /// Written by the control thread.
+    pub changes: Arc<Changes>,
 }
 
 /// How fast connections are asked to go: `--drain-strategy`, `--drain-time-s`.
@@ -234,9 +236,9 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     });
     loop {
         match letters.recv().await {
-            Letter::Endpoints { cluster, list } => {
-                if let Some(twin) = cx.clusters.iter().nth(cluster) {
-                    twin.set_endpoints(&list);
+            Letter::Endpoints => {
+                for twin in parts.changes.take().iter().filter_map(|number| cx.clusters.at(*number)) {
+                    rt.contain(|| twin.take_endpoints());
                 }
             }
             Letter::Drain { inbound_only } => {
@@ -267,13 +269,13 @@ async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
             return;
         }
     };
-    loop {
-        match listener.accept().await {
     accept_each(&cx.rt, &listener, |socket| admit(&cx, &twin, socket)).await;
 }
 
 /// Accepts for ever. A panic in `admit` ends what was accepted, not the accepting.
 async fn accept_each(rt: &Rt, listener: &selvedge_runtime::Listener, admit: impl Fn(Socket)) {
+    loop {
+        match listener.accept().await {
             Ok(socket) => drop(rt.contain(|| admit(socket))),
             Err(NetError::NoDescriptors | NetError::NoBuffers) => {
                 crate::log::warn("conn_handler", "accepting stopped: no descriptors or memory left");

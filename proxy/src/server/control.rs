@@ -91,8 +91,7 @@ async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
         serve(core, &gauges, &shards, &mut signals, &mut inbox, &mut resolved).await;
     }
     log::info("main", "exiting");
-    order(&shards, || Letter::Quit);
-    shards.into_iter().for_each(Shard::join);
+    end(shards).await;
     if !core.writer.flush(LAST_LINES) {
         log::warn("main", "the log writer did not finish in time");
     }
@@ -106,7 +105,7 @@ async fn serve(
     shards: &[Shard],
     signals: &mut Signals,
     inbox: &mut mpsc::UnboundedReceiver<Command>,
-    resolved: &mut mpsc::UnboundedReceiver<dns::Resolved>,
+    resolved: &mut mpsc::UnboundedReceiver<usize>,
 ) {
     let mut drained: Option<(bool, std::pin::Pin<Box<tokio::time::Sleep>>)> = None;
     loop {
@@ -115,9 +114,7 @@ async fn serve(
                 Asked::End => return,
                 Asked::Reopen => core.writer.reopen(),
             },
-            Some(new) = resolved.recv() => {
-                tell(shards, || Letter::Endpoints { cluster: new.cluster, list: Arc::clone(&new.list) });
-            }
+            Some(cluster) = resolved.recv() => tell(shards, cluster),
             Some(command) = inbox.recv() => match command {
                 Command::Quit => return,
                 Command::ReopenLogs => core.writer.reopen(),
@@ -152,7 +149,17 @@ fn stop(core: &Core, shards: &[Shard], gauges: &Gauges, inbound_only: bool) {
     order(shards, || Letter::StopListening { inbound_only });
 }
 
-/// Letters of control find room in a full box, and overtake the others.
+/// Ends the shards. Whatever one has not read yet: its last letter waits for room.
+pub(super) async fn end(shards: Vec<Shard>) {
+    for shard in &shards {
+        while shard.letters.send_control(Letter::Quit).is_err() && !shard.thread.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    shards.into_iter().for_each(Shard::join);
+}
+
+/// Letters of control overtake the others.
 fn order(shards: &[Shard], letter: impl Fn() -> Letter) {
     for (number, shard) in shards.iter().enumerate() {
         if shard.letters.send_control(letter()).is_err() {
@@ -161,16 +168,17 @@ fn order(shards: &[Shard], letter: impl Fn() -> Letter) {
     }
 }
 
-fn tell(shards: &[Shard], letter: impl Fn() -> Letter) {
+/// Tells every shard that a cluster has new endpoints.
+pub(super) fn tell(shards: &[Shard], cluster: usize) {
     for (number, shard) in shards.iter().enumerate() {
-        if shard.letters.send(letter()).is_err() {
-            log::error("main", &format!("the mailbox of shard {number} is full: a letter is lost"));
+        if shard.changes.note(cluster) && shard.letters.send(Letter::Endpoints).is_err() {
+            log::error("main", &format!("shard {number}: its box is full before it was told anything"));
         }
     }
 }
 
 /// Starts to resolve; the answer is ready when every cluster that others wait for has its first answer.
-fn follow_names(core: &Core, out: &mpsc::UnboundedSender<dns::Resolved>) -> impl Future<Output = ()> + use<> {
+fn follow_names(core: &Core, out: &mpsc::UnboundedSender<usize>) -> impl Future<Output = ()> + use<> {
     let mut waits = Vec::new();
     for (number, cluster) in core.clusters.iter().enumerate() {
         let ClusterKind::StrictDns(options) = &cluster.config.kind else { continue };

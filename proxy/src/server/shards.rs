@@ -16,13 +16,15 @@ use crate::shard::{self, DrainPace, Letter, Parts};
 use crate::stats::block::Block;
 use crate::stats::names::Shard as Stat;
 use crate::stats::scope::ScopeName;
+use crate::upstream::changes::Changes;
 
 /// A running shard, as the control thread knows it.
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) letters: MailSender<Letter>,
     pub(super) driver: DriverReport,
-    thread: JoinHandle<()>,
+    pub(super) changes: Arc<Changes>,
+    pub(super) thread: JoinHandle<()>,
 }
 
 impl Shard {
@@ -48,6 +50,7 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
     let mut shards = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
         let options = &core.plan.options;
+        let changes = Arc::new(Changes::default());
         let parts = Parts {
             shard: number,
             snapshot: Arc::clone(&core.plan.snapshot),
@@ -60,6 +63,7 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
             flush_interval: options.file_flush_interval,
             host_address: host.clone(),
             drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
+            changes: Arc::clone(&changes),
         };
         let config = Config {
             driver: options.driver,
@@ -74,7 +78,7 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
             .map_err(|e| format!("no thread for shard {number}: {e}"))?;
         let answer = started.recv().map_err(|_| format!("shard {number} ended at its start"))?;
         let (letters, driver) = answer.map_err(|e| format!("shard {number} cannot start: {e}"))?;
-        shards.push(Shard { letters, driver, thread });
+        shards.push(Shard { letters, driver, changes, thread });
     }
     Ok(shards)
 }

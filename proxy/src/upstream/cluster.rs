@@ -3,7 +3,7 @@
 //! Invariant: the balancer's places are those of `hosts`; both are made anew when the endpoints change.
 #![allow(
     clippy::disallowed_types,
-    reason = "the list of endpoints is swapped by the control thread; shards get letters"
+    reason = "the list of endpoints is swapped by the control thread; shards look when a letter says so"
 )]
 
 use std::cell::{Cell, OnceCell, RefCell};
@@ -66,7 +66,8 @@ impl ClusterShared {
         Arc::clone(&self.endpoints.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The control thread's: the new list, for letters to the shards. Endpoints that stay keep their numbers.
+    /// The control thread's: the new list, which shards take over when they are told. Endpoints that stay keep their
+    /// numbers.
     pub fn set_endpoints(&self, list: Arc<[Arc<EndpointShared>]>) {
         super::dns::count_members(self, &list);
         *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = list;
@@ -184,7 +185,7 @@ impl ClusterTwin {
             reaper: Rc::clone(reaper),
             next_connection: Cell::new(0),
         };
-        twin.set_endpoints(&shared.endpoints());
+        twin.take_endpoints();
         twin
     }
 
@@ -209,15 +210,16 @@ impl ClusterTwin {
         self.shared.breakers.dec(self.gate(priority, limit));
     }
 
-    /// Takes over a new list of endpoints; hosts that stay keep their connections.
-    pub fn set_endpoints(&self, list: &[Arc<EndpointShared>]) {
+    /// Takes over the newest list of endpoints; hosts that stay keep their connections.
+    pub fn take_endpoints(&self) {
+        let list = self.shared.endpoints();
         let old = std::mem::take(&mut *self.hosts.borrow_mut());
         let mut known: BTreeMap<_, _> = old.into_iter().map(|h| (Arc::as_ptr(&h.shared), h)).collect();
         let fresh: Vec<Rc<Host>> = list
             .iter()
             .map(|e| known.remove(&Arc::as_ptr(e)).unwrap_or_else(|| Rc::new(Host::new(e))))
             .collect();
-        *self.balancer.borrow_mut() = balancer(self.config(), list, &self.rt);
+        *self.balancer.borrow_mut() = balancer(self.config(), &list, &self.rt);
         *self.hosts.borrow_mut() = fresh;
         for host in known.into_values() {
             host.removed.set(true);
@@ -257,6 +259,11 @@ impl ClusterSet {
 
     pub fn get(&self, id: ClusterId) -> Option<&Rc<ClusterTwin>> {
         self.list.get(id.index())
+    }
+
+    /// By the number that the control thread knows it by.
+    pub fn at(&self, number: usize) -> Option<&Rc<ClusterTwin>> {
+        self.list.get(number)
     }
 
     pub fn find(&self, snapshot: &Snapshot, name: &[u8]) -> Option<&Rc<ClusterTwin>> {

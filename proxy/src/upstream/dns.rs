@@ -1,9 +1,10 @@
-//! Resolves the names of STRICT_DNS clusters, on the control thread, and posts the endpoints to the shards.
+//! Resolves the names of STRICT_DNS clusters, on the control thread, and tells which clusters have new endpoints.
 //!
 //! Invariant: what was resolved stays in use until an answer replaces it; a look-up that fails changes nothing.
 #![allow(clippy::disallowed_types, reason = "control thread")]
 
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,13 +19,6 @@ use crate::config::cluster::{ClusterKind, DnsFamily, DnsOptions};
 use crate::config::endpoint::{ConfiguredHealth, EndpointTarget};
 use crate::stats::names::Cluster as Stat;
 
-/// New endpoints of one cluster, for all shards.
-#[derive(Debug)]
-pub struct Resolved {
-    pub cluster: usize,
-    pub list: Arc<[Arc<EndpointShared>]>,
-}
-
 /// What one look-up came to.
 enum Answer {
     Addresses(Vec<IpAddr>, Duration),
@@ -33,11 +27,11 @@ enum Answer {
     Failed,
 }
 
-/// Keeps a cluster's endpoints fresh for ever. `warm` is dropped when its first round of answers is in.
+/// Keeps a cluster's endpoints fresh for ever, and sends its number when they change. `warm` is dropped when its first round of answers is in.
 pub async fn follow(
     number: usize,
     cluster: Arc<ClusterShared>,
-    out: UnboundedSender<Resolved>,
+    out: UnboundedSender<usize>,
     warm: tokio::sync::oneshot::Sender<()>,
 ) {
     let ClusterKind::StrictDns(options) = cluster.config.kind.clone() else { return };
@@ -95,17 +89,17 @@ async fn round(
     cluster: &ClusterShared,
     resolver: &TokioResolver,
     options: &DnsOptions,
-    out: &UnboundedSender<Resolved>,
+    out: &UnboundedSender<usize>,
 ) -> (bool, Duration) {
     let stats = cluster.scope.block(0);
     let old = cluster.endpoints();
-    let mut fresh: Vec<Arc<EndpointShared>> = Vec::new();
+    let mut merge = Merge::new(&old);
     let (mut failed, mut ttl) = (false, options.refresh_rate);
     for locality in &cluster.config.endpoints {
         for endpoint in &locality.endpoints {
             let (host, port) = match &endpoint.target {
                 EndpointTarget::Address(address) => {
-                    keep_or_make(&old, &mut fresh, EndpointShared::new(endpoint, address.clone(), locality));
+                    merge.add(EndpointShared::new(endpoint, address.clone(), locality));
                     continue;
                 }
                 EndpointTarget::Name { host, port } => (host, *port),
@@ -118,7 +112,7 @@ async fn round(
                     stats.add(Stat::DefaultTotalMatchCount, addresses.len() as u64);
                     for ip in addresses {
                         let address = SocketAddress::Ip((ip, port).into());
-                        keep_or_make(&old, &mut fresh, EndpointShared::new(endpoint, address, locality));
+                        merge.add(EndpointShared::new(endpoint, address, locality));
                     }
                 }
                 Answer::Empty => {
@@ -128,29 +122,55 @@ async fn round(
                 Answer::Failed => {
                     failed = true;
                     stats.inc(Stat::UpdateFailure);
-                    fresh.extend(old.iter().filter(|e| e.hostname == endpoint.hostname).cloned());
+                    merge.keep(&endpoint.hostname, port);
                 }
             }
         }
     }
+    let fresh = merge.fresh;
     let same = fresh.len() == old.len() && fresh.iter().zip(old.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
     if same {
         stats.inc(Stat::UpdateNoRebuild);
         return (failed, ttl);
     }
-    let list: Arc<[_]> = fresh.into();
-    cluster.set_endpoints(Arc::clone(&list));
-    let _ends_with_the_process = out.send(Resolved { cluster: number, list });
+    cluster.set_endpoints(fresh.into());
+    let _ends_with_the_process = out.send(number);
     (failed, ttl)
 }
 
-/// An endpoint that stays keeps its numbers and its connections.
-fn keep_or_make(old: &[Arc<EndpointShared>], fresh: &mut Vec<Arc<EndpointShared>>, new: EndpointShared) {
-    if fresh.iter().any(|e| e.address == new.address && e.hostname == new.hostname) {
-        return;
+/// A new list of endpoints while it is made. An endpoint that stays keeps its numbers and its connections.
+struct Merge {
+    old: BTreeMap<(Arc<str>, SocketAddress), Arc<EndpointShared>>,
+    fresh: Vec<Arc<EndpointShared>>,
+    seen: BTreeSet<(Arc<str>, SocketAddress)>,
+}
+
+impl Merge {
+    fn new(old: &[Arc<EndpointShared>]) -> Merge {
+        let old = old.iter().map(|e| ((Arc::clone(&e.hostname), e.address.clone()), Arc::clone(e)));
+        Merge { old: old.collect(), fresh: Vec::new(), seen: BTreeSet::new() }
     }
-    let kept = old.iter().find(|e| e.address == new.address && e.hostname == new.hostname);
-    fresh.push(kept.map_or_else(|| Arc::new(new), Arc::clone));
+
+    /// The next endpoint of the list, unless it stands there already.
+    fn add(&mut self, new: EndpointShared) {
+        let key = (Arc::clone(&new.hostname), new.address.clone());
+        let kept = self.old.get(&key).map_or_else(|| Arc::new(new), Arc::clone);
+        if self.seen.insert(key) {
+            self.fresh.push(kept);
+        }
+    }
+
+    /// What a name that cannot be resolved now had before, in the order of addresses, as `look_up` gives them.
+    fn keep(&mut self, hostname: &Arc<str>, port: u16) {
+        let first = SocketAddress::Ip((Ipv4Addr::UNSPECIFIED, 0).into());
+        let of_name =
+            self.old.range((Arc::clone(hostname), first)..).take_while(|((name, _), _)| name == hostname);
+        for (key, kept) in of_name.filter(|((_, address), _)| address.port() == Some(port)) {
+            if self.seen.insert(key.clone()) {
+                self.fresh.push(Arc::clone(kept));
+            }
+        }
+    }
 }
 
 async fn look_up(resolver: &TokioResolver, host: &str) -> Answer {
@@ -180,4 +200,70 @@ pub(crate) fn count_members(cluster: &ClusterShared, list: &[Arc<EndpointShared>
         stats.set(Stat::MaxHostWeight, list.iter().map(|e| u64::from(e.weight)).max().unwrap_or(0));
     }
     stats.inc(Stat::MembershipChange);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::endpoint::{Endpoint, LocalityEndpoints};
+
+    fn made(hostname: &str, address: &str) -> EndpointShared {
+        let address = SocketAddress::Ip(address.parse().expect("an address"));
+        let endpoint = Endpoint {
+            target: EndpointTarget::Address(address.clone()),
+            hostname: hostname.into(),
+            weight: 1,
+            health: ConfiguredHealth::Healthy,
+        };
+        let nowhere = || Arc::from("");
+        let locality = LocalityEndpoints {
+            region: nowhere(),
+            zone: nowhere(),
+            sub_zone: nowhere(),
+            priority: 0,
+            weight: None,
+            endpoints: Vec::new(),
+        };
+        EndpointShared::new(&endpoint, address, &locality)
+    }
+
+    fn old() -> Vec<Arc<EndpointShared>> {
+        ["10.0.0.2:80", "10.0.0.10:80", "10.0.0.1:81", "[::1]:80"].map(|a| Arc::new(made("h", a))).to_vec()
+    }
+
+    fn told(merge: &Merge, old: &[Arc<EndpointShared>]) -> String {
+        let one = |e: &Arc<EndpointShared>| {
+            let kept = old.iter().any(|o| Arc::ptr_eq(o, e));
+            format!("{} {}{}", e.hostname, e.address, if kept { " kept" } else { "" })
+        };
+        merge.fresh.iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The list stands in the order of the answers; what stays is the same endpoint; none stands there twice.
+    #[test]
+    fn what_is_resolved_keeps_its_order_and_what_stays_is_kept() {
+        let old = old();
+        let mut merge = Merge::new(&old);
+        for address in ["10.0.0.3:80", "10.0.0.10:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.2:80"] {
+            merge.add(made("h", address));
+        }
+        merge.add(made("other", "10.0.0.2:80"));
+        assert_eq!(
+            told(&merge, &old),
+            "h 10.0.0.3:80, h 10.0.0.10:80 kept, h 10.0.0.2:80 kept, other 10.0.0.2:80"
+        );
+    }
+
+    /// Two ports of one name that fails: each keeps its own, once.
+    #[test]
+    fn a_name_that_fails_keeps_what_it_had() {
+        let old = old();
+        let mut merge = Merge::new(&old);
+        merge.keep(&Arc::from("h"), 80);
+        merge.keep(&Arc::from("g"), 80);
+        assert_eq!(told(&merge, &old), "h 10.0.0.2:80 kept, h 10.0.0.10:80 kept, h [::1]:80 kept");
+        merge.keep(&Arc::from("h"), 80);
+        merge.keep(&Arc::from("h"), 81);
+        assert_eq!((merge.fresh.len(), &merge.fresh[3].address), (4, &old[2].address));
+    }
 }

@@ -1,6 +1,7 @@
 //! Towards the servers: clusters, pools, connections, balancing.
 
 pub mod breaker;
+pub mod changes;
 pub mod cluster;
 pub mod dns;
 pub mod endpoint;

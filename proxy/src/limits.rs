@@ -40,6 +40,8 @@ pub const CONFIG_EXPANSION: usize = 4 * 1024 * 1024;
 /// Bytes of a configuration that are read before a source without end is refused: 100,000 clusters with their routes
 /// are about 100 MB of YAML.
 pub const CONFIG_BYTES: u64 = 256 * 1024 * 1024;
+/// Faults of a configuration that are told at once: more than a screen is not read.
+pub const CONFIG_FAULTS_TOLD: usize = 20;
 
 /// Shards of a process: more than any machine has cores; each costs a thread and its buffers.
 pub const SHARDS: u32 = 4096;

@@ -142,15 +142,10 @@ fn load(options: Options) -> Result<Plan, String> {
     if let Some(reason) = extensions::refusal(&options.disabled_extensions, &loaded.bytes) {
         return Err(here(&reason));
     }
-    for warning in &loaded.warnings {
-        log::warn("config", warning);
-    }
     let node = node(&options, &loaded.bootstrap);
-    let snapshot = snapshot::compile(&loaded.bootstrap, node).map_err(|rejections| {
-        let all: Vec<String> = rejections.iter().map(|r| format!("{} (at {})", r.reason, r.path)).collect();
-        here(&all.join("; "))
-    })?;
-    drop(loaded.bootstrap);
+    let snapshot = snapshot::compile(&loaded.bootstrap, node)
+        .map_err(|rejections| here(&loaded.places.tell(rejections.iter().map(|r| (&*r.path, &*r.reason)))))?;
+    drop((loaded.bootstrap, loaded.places));
     // The descriptors of the whole API took 17 MB.
     selvedge_runtime::memory::give_back();
     Ok(Plan { options: Arc::new(options), snapshot: Arc::new(snapshot), bootstrap: loaded.bytes.into() })

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, Value};
 
+use crate::config::rejection::Fault;
+
 const TABLE: &str = include_str!("fields.txt");
 
 /// How a field is treated when it is set.
@@ -67,7 +69,7 @@ impl Table<'_> {
 }
 
 /// The refused fields that a message uses, each with its path.
-pub fn check(message: &DynamicMessage, pool: &DescriptorPool, allow_unknown: bool) -> Vec<String> {
+pub fn check(message: &DynamicMessage, pool: &DescriptorPool, allow_unknown: bool) -> Vec<Fault> {
     let mut walk = Walk { pool, table: Table::read(), allow_unknown, refused: Vec::new() };
     walk.message(message, "");
     walk.refused
@@ -78,7 +80,7 @@ struct Walk<'a> {
     table: Table<'static>,
     /// Binary files may hold fields that the API does not have.
     allow_unknown: bool,
-    refused: Vec<String>,
+    refused: Vec<Fault>,
 }
 
 impl Walk<'_> {
@@ -92,7 +94,7 @@ impl Walk<'_> {
             return;
         }
         if !self.allow_unknown && message.unknown_fields().next().is_some() {
-            self.refused.push(format!("{path}: {name} with unknown fields"));
+            self.refuse(path, format!("{name} with unknown fields"));
         }
         for (field, value) in message.fields() {
             let here =
@@ -101,10 +103,14 @@ impl Walk<'_> {
                 Class::Implemented => self.value(value, &here),
                 Class::Harmless => {}
                 Class::Refused => {
-                    self.refused.push(format!("{here}: {name}.{} is not implemented yet", field.name()))
+                    self.refuse(&here, format!("{name}.{} is not implemented yet", field.name()));
                 }
             }
         }
+    }
+
+    fn refuse(&mut self, path: &str, reason: String) {
+        self.refused.push(Fault { path: path.to_owned(), reason });
     }
 
     fn value(&mut self, value: &Value, path: &str) {
@@ -133,11 +139,11 @@ impl Walk<'_> {
         let name = url.rsplit('/').next().unwrap_or(&url);
         match self.pool.get_message_by_name(name).map(|desc| DynamicMessage::decode(desc, bytes)) {
             Some(Ok(_)) if !self.table.knows(name) => {
-                self.refused.push(format!("{path}: {name} is not implemented yet"));
+                self.refuse(path, format!("{name} is not implemented yet"));
             }
             Some(Ok(message)) => self.message(&message, path),
-            Some(Err(error)) => self.refused.push(format!("{path}: a {name} that does not decode: {error}")),
-            None => self.refused.push(format!("{path}: unknown extension type {url}")),
+            Some(Err(error)) => self.refuse(path, format!("a {name} that does not decode: {error}")),
+            None => self.refuse(path, format!("unknown extension type {url}")),
         }
     }
 }

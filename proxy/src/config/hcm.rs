@@ -238,7 +238,7 @@ fn upgrades(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<Vec<Upgr
             )));
         }
         if &*protocol == b"connect" {
-            return Err(here.not_implemented());
+            return Err(here.field("UpgradeConfig", "upgrade_type").not_implemented());
         }
         list.push(Upgrade { protocol, enabled: one.enabled.is_none_or(|e| e.value) });
     }

@@ -145,7 +145,7 @@ fn chain(config: &listener::Listener, lookup: Lookup<'_>, address: &str, at: &At
         )));
     };
     if values::type_name(any) != HCM {
-        return Err(inner.not_implemented());
+        return Err(inner.refuse(format!("{} is not implemented yet", values::type_name(any))));
     }
     let config: pb_hcm::HttpConnectionManager = values::unpack(any, &inner)?;
     hcm::compile(&config, lookup, &inner)

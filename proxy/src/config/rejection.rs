@@ -73,10 +73,9 @@ impl<'a> At<'a> {
         Fault { path: self.path(), reason: reason.into() }
     }
 
-    /// A field that this proxy knows and does not obey.
+    /// A field that this proxy knows, with a value that it does not obey.
     pub fn not_implemented(&self) -> Fault {
-        let path = self.path();
-        Fault { reason: format!("{path} is not implemented"), path }
+        self.refuse(format!("this value of {}.{} is not implemented yet", self.message, self.field))
     }
 
     /// A constraint of the API that this field breaks.

@@ -81,7 +81,17 @@ fn what_is_wrong_is_told_with_its_place() {
         (
             "refused.yaml",
             "hds_config: {}".to_owned(),
-            "hds_config: envoy.config.bootstrap.v3.Bootstrap.hds_config is not implemented yet",
+            "envoy.config.bootstrap.v3.Bootstrap.hds_config is not implemented yet (at hds_config, line 1, column 1)",
+        ),
+        (
+            "extension.yaml",
+            "static_resources: {clusters: [{name: x, transport_socket: {name: raw, typed_config: {\"@type\": a/envoy.extensions.transport_sockets.raw_bufer.v3.RawBuffer}}}]}".to_owned(),
+            "did you mean 'envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer'?",
+        ),
+        (
+            "several.yaml",
+            "hds_config: {}\nnode: {id: x}\nenable_dispatcher_stats: true\n".to_owned(),
+            "2 errors:\n  envoy.config",
         ),
         ("tab.yaml", "a:\n\tb: 1\n".to_owned(), "line 2"),
         ("twice.yaml", "node: {}\nnode: {}\n".to_owned(), "line 2, column 1: 'node' is given twice"),
@@ -136,7 +146,8 @@ fn damaged_binary_files() {
     // Deeper within: `node` with a field 2047.
     let ended = validate(&dir, "deeper.pb", b"\x0a\x04\xfa\x7f\x01x");
     assert!(
-        ended.code == Some(1) && ended.stderr.contains("node: envoy.config.core.v3.Node with unknown fields"),
+        ended.code == Some(1)
+            && ended.stderr.contains("envoy.config.core.v3.Node with unknown fields (at node)"),
         "{:?} {}",
         ended.code,
         ended.stderr

@@ -3,6 +3,7 @@
 //! A file's name decides its form, as in Envoy: `.pb`, `.pb_text`, `.yaml` and `.yml` by suffix, everything else is
 //! JSON. `--config-yaml` is merged over it. The descriptors are loaded for this and dropped again.
 
+mod places;
 pub mod shape;
 pub mod tree;
 
@@ -16,7 +17,8 @@ use prost_reflect::{DescriptorPool, DynamicMessage};
 
 use crate::config::fields;
 use crate::limits;
-use shape::{Shaper, Unknown, locate};
+pub use places::Places;
+use shape::{Shaper, Unknown};
 use tree::Node;
 
 /// A bootstrap, and the bytes that it was decoded from.
@@ -24,7 +26,7 @@ use tree::Node;
 pub struct Loaded {
     pub bootstrap: Bootstrap,
     pub bytes: Vec<u8>,
-    pub warnings: Vec<String>,
+    pub places: Places,
 }
 
 /// Why there is no bootstrap; the text is what the operator sees.
@@ -65,21 +67,26 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
         DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
     let unknown = if source.allow_unknown { Unknown::Skip } else { Unknown::Refuse };
     let shaper = Shaper { pool: &pool, unknown };
+    let mut places = Places::default();
     if !source.path.is_empty() {
-        merge(&mut message, &read_path(&source.path, &shaper)?)?;
+        let (file, found) = read_path(&source.path, &shaper)?;
+        merge(&mut message, &file)?;
+        places = found;
     }
     if !source.yaml.is_empty() {
         let node = tree::yaml(&source.yaml).map_err(|e| LoadError(format!("--config-yaml: {e}")))?;
         let overlay = from_tree(&node, &shaper).map_err(|e| LoadError(format!("--config-yaml: {e}")))?;
         merge(&mut message, &overlay)?;
+        // Lists of both are one list now, so that indices say nothing of the file.
+        places = if source.path.is_empty() { Places::of(node) } else { Places::default() };
     }
     let refusals = fields::check(&message, &pool, source.allow_unknown);
     if !refusals.is_empty() {
-        return Err(LoadError(refusals.join("; ")));
+        return Err(LoadError(places.tell(refusals.iter().map(|f| (&*f.path, &*f.reason)))));
     }
     let bytes = message.encode_to_vec();
     let bootstrap = Bootstrap::decode(&bytes[..]).map_err(|e| LoadError(format!("does not decode: {e}")))?;
-    Ok(Loaded { bootstrap, bytes, warnings: Vec::new() })
+    Ok(Loaded { bootstrap, bytes, places })
 }
 
 /// Protobuf's merge: repeated fields append, scalars override.
@@ -87,7 +94,7 @@ fn merge(message: &mut DynamicMessage, other: &DynamicMessage) -> Result<(), Loa
     message.merge(&other.encode_to_vec()[..]).map_err(|e| LoadError(format!("does not merge: {e}")))
 }
 
-fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadError> {
+fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<(DynamicMessage, Places), LoadError> {
     let bytes = read(path)?;
     let desc = shaper.pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set");
     let lower = path.to_ascii_lowercase();
@@ -100,7 +107,7 @@ fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadErro
                 "Unable to parse file \"{path}\" as a binary protobuf: it has unknown fields"
             )));
         }
-        return Ok(message);
+        return Ok((message, Places::default()));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
         LoadError(format!(
@@ -111,6 +118,7 @@ fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadErro
     if lower.ends_with(".pb_text") {
         check_text_depth(&text).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
         return DynamicMessage::parse_text_format(desc, &text)
+            .map(|message| (message, Places::default()))
             .map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a text protobuf: {e}")));
     }
     let node = if lower.ends_with(".yaml") || lower.ends_with(".yml") {
@@ -119,7 +127,9 @@ fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<DynamicMessage, LoadErro
         tree::json(&text)
     };
     let node = node.map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
-    from_tree(&node, shaper).map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))
+    let message = from_tree(&node, shaper);
+    let message = message.map_err(|e| LoadError(format!("Unable to parse file \"{path}\": {e}")))?;
+    Ok((message, Places::of(node)))
 }
 
 /// Reads to the end; a source without end is refused.
@@ -165,7 +175,7 @@ fn from_tree(node: &Node, shaper: &Shaper<'_>) -> Result<DynamicMessage, String>
     let tracked = serde_path_to_error::Deserializer::new(json, &mut track);
     DynamicMessage::deserialize(desc, tracked).map_err(|error| {
         let path = track.path().to_string();
-        let at = locate(node, &path).at;
+        let at = places::deepest(node, &path).at;
         let mut reason = error.to_string();
         reason.truncate(512);
         format!("{at}: {path}: {reason}")

@@ -143,7 +143,7 @@ impl Shaper<'_> {
         };
         let name = url.rsplit('/').next().unwrap_or(url);
         let Some(desc) = self.pool.get_message_by_name(name) else {
-            return fail(type_node, path, format!("unknown type {url}"));
+            return fail(type_node, path, format!("unknown type {url}{}", self.nearest_type(name)));
         };
         let rest: Vec<_> = entries.iter().filter(|(k, _)| k != "@type").cloned().collect();
         let well_known = desc.full_name().starts_with("google.protobuf.");
@@ -160,6 +160,11 @@ impl Shaper<'_> {
         };
         body.insert("@type".to_owned(), Json::String(url.clone()));
         Ok(Json::Object(body))
+    }
+
+    fn nearest_type(&self, name: &str) -> String {
+        let names: Vec<_> = self.pool.all_messages().map(|m| m.full_name().to_owned()).collect();
+        nearest(name, &names, 10)
     }
 }
 
@@ -232,7 +237,7 @@ fn enum_value(node: &Node, name: &str, e: &EnumDescriptor, path: &str) -> Result
     }
     let names: Vec<_> = e.values().map(|v| v.name().to_owned()).collect();
     let shown: String = name.chars().take(64).collect();
-    fail(node, path, format!("'{shown}' is no {}{}", e.name(), nearest(name, &names)))
+    fail(node, path, format!("'{shown}' is no {}{}", e.name(), nearest(name, &names, 3)))
 }
 
 fn is_number(kind: &Kind) -> bool {
@@ -283,14 +288,14 @@ fn join(path: &str, field: &str) -> String {
 fn unknown_field(key: &str, desc: &MessageDescriptor) -> String {
     let names: Vec<_> = desc.fields().map(|f| f.name().to_owned()).collect();
     let shown: String = key.chars().take(64).collect();
-    format!("no such field '{shown}' in {}{}", desc.full_name(), nearest(key, &names))
+    format!("no such field '{shown}' in {}{}", desc.full_name(), nearest(key, &names, 3))
 }
 
-/// `, did you mean 'x'?` when a name is near enough.
-fn nearest(name: &str, names: &[String]) -> String {
+/// `, did you mean 'x'?` when a name is near enough: one edit, and one more for each `letters` of it.
+fn nearest(name: &str, names: &[String], letters: usize) -> String {
     let best = names.iter().map(|n| (distance(name, n), n)).min();
     match best {
-        Some((d, n)) if d <= 1 + n.len() / 3 => format!(", did you mean '{n}'?"),
+        Some((d, n)) if d <= 1 + n.len() / letters => format!(", did you mean '{n}'?"),
         _ => String::new(),
     }
 }
@@ -298,7 +303,7 @@ fn nearest(name: &str, names: &[String]) -> String {
 /// Edits from one name to the other.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate().take(64) {
+    for (i, x) in a.bytes().enumerate().take(128) {
         let mut diagonal = row[0];
         row[0] = i + 1;
         for (j, y) in b.bytes().enumerate() {
@@ -308,21 +313,4 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
-}
-
-/// The position of the value at a path such as `a.b[0].c`, as serde names it.
-pub fn locate<'a>(mut node: &'a Node, path: &str) -> &'a Node {
-    for part in path.split(['.', '[']) {
-        let part = part.trim_end_matches(']');
-        let next = match &node.value {
-            Value::Map(entries) => {
-                entries.iter().find(|(k, _)| super::snake(k) == part || k == part).map(|(_, n)| n)
-            }
-            Value::List(list) => part.parse::<usize>().ok().and_then(|n| list.get(n)),
-            _ => None,
-        };
-        let Some(next) = next else { return node };
-        node = next;
-    }
-    node
 }

@@ -32,10 +32,16 @@ fn demo_main(rest: &[String]) -> ExitCode {
     let once = match rest {
         [] => false,
         [only] if only == "--once" => true,
+        [only] if matches!(only.as_str(), "-h" | "--help") => {
+            let _reader_left = writeln!(io::stdout(), "{DEMO_USAGE}");
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            eprintln!("demo: unknown argument; usage: selvedge demo [--once]");
+            eprintln!("demo: unknown argument; {DEMO_USAGE}");
             return ExitCode::from(1);
         }
     };
     ExitCode::from(u8::try_from(demo::run(once)).unwrap_or(1))
 }
+
+const DEMO_USAGE: &str = "usage: selvedge demo [--once]; --once ends after the requests";

@@ -69,6 +69,7 @@ pub fn run(options: Options) -> i32 {
     for (level, component, note) in &options.notes {
         log::line(*level, component, note);
     }
+    write_base_id(&options);
     match serve(options) {
         Ok(()) => 0,
         Err(error) => {
@@ -211,12 +212,21 @@ fn open(
     bind_listen(to, &options)
 }
 
-/// Writes the admin address where `--admin-address-path` says. A failure is logged, as Envoy does.
-fn write_admin_address(path: &str, address: &SocketAddress) {
+/// Writes what scripts wait for where a flag says. A failure is logged, as Envoy does.
+fn write_out(path: &str, what: &str, value: &str) {
     if path.is_empty() {
         return;
     }
-    if let Err(error) = std::fs::write(Path::new(path), address.to_string()) {
-        log::critical("main", &format!("cannot open admin address output file {path} for writing: {error}"));
+    if let Err(error) = std::fs::write(Path::new(path), value) {
+        log::critical("main", &format!("cannot open {what} output file {path} for writing: {error}"));
     }
+}
+
+/// The id is that of a hot restart, so that nothing is written without one; nothing else here uses it.
+fn write_base_id(options: &Options) {
+    if options.mode == Mode::Validate || options.disable_hot_restart {
+        return;
+    }
+    let id = if options.use_dynamic_base_id { std::process::id() } else { options.base_id };
+    write_out(&options.base_id_path, "base id", &id.to_string());
 }

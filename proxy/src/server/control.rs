@@ -84,6 +84,10 @@ async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
     for (number, shard) in shards.iter().enumerate() {
         log::info("main", &format!("shard {number}: driver {} ({})", shard.driver.kind, shard.driver.reason));
     }
+    for (name, addresses) in &core.listeners {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        log::info("main", &format!("listener {name}: {}", addresses.join(", ")));
+    }
     gauges.live(core);
     core.phase.store(LIVE, Relaxed);
     log::info("main", "all dependencies initialized; starting workers");
@@ -221,7 +225,7 @@ fn start_admin(
         refresh: Box::new(move || counted.refresh(&looked)),
     };
     let address = admin::start(&config.address, state)?;
-    super::write_admin_address(&core.plan.options.admin_address_path, &address);
+    super::write_out(&core.plan.options.admin_address_path, "admin address", &address.to_string());
     Ok(())
 }
 
@@ -242,14 +246,23 @@ impl Signals {
         })
     }
 
-    /// The next one that counts; SIGHUP is ignored, as Envoy does.
+    /// The next one that counts, logged in Envoy's words; SIGHUP is ignored, as Envoy does.
     async fn next(&mut self) -> Asked {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return Asked::End,
-                _ = self.interrupt.recv() => return Asked::End,
-                _ = self.reopen.recv() => return Asked::Reopen,
-                _ = self.hangup.recv() => {}
+                _ = self.terminate.recv() => {
+                    log::warn("main", "caught ENVOY_SIGTERM");
+                    return Asked::End;
+                }
+                _ = self.interrupt.recv() => {
+                    log::warn("main", "caught SIGINT");
+                    return Asked::End;
+                }
+                _ = self.reopen.recv() => {
+                    log::info("main", "caught SIGUSR1. Reopening access logs.");
+                    return Asked::Reopen;
+                }
+                _ = self.hangup.recv() => log::warn("main", "caught and eating SIGHUP"),
             }
         }
     }

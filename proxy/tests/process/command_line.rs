@@ -41,6 +41,7 @@ fn flags_end_as_envoy_ends() {
         ),
         (&["--mode validate", "--config-yaml {}"], 0, "configuration '' OK\n", ""),
         (&["--mode", "init_only", "--config-yaml", "{}", "--disable-hot-restart"], 0, "", "exiting"),
+        (&["demo", "--help"], 0, "usage: selvedge demo [--once]", ""),
         (&["demo", "--twice"], 1, "", "usage: selvedge demo [--once]"),
     ] {
         let ended = run(args, b"");
@@ -59,6 +60,37 @@ fn the_version_has_five_parts() {
     let parts: Vec<&str> = version.trim().split('/').collect();
     assert_eq!(parts.len(), 5, "{version}");
     assert_eq!((parts[0].len(), parts[1]), (40, "1.40.0"));
+}
+
+/// Scripts of hot restarts read it; without hot restart there is none.
+#[test]
+fn the_base_id_is_written() {
+    let dir = Dir::new();
+    for (number, (args, written)) in [
+        (&["--mode", "init_only", "--base-id", "80"][..], true),
+        (&["--mode", "init_only", "--use-dynamic-base-id"], true),
+        (&["--mode", "init_only", "--base-id", "80", "--disable-hot-restart"], false),
+        (&["--mode", "validate", "--base-id", "80"], false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = dir.path(&format!("id{number}"));
+        let all = [args, &["--config-yaml", "{}", "--base-id-path", &file]].concat();
+        assert_eq!(run(&all, b"").code, Some(0), "{args:?}");
+        let id = std::fs::read_to_string(&file).ok();
+        assert_eq!(id.is_some(), written, "{args:?}");
+        assert!(id.is_none_or(
+            |id| id == "80" || args.contains(&"--use-dynamic-base-id") && id.parse::<u32>().is_ok()
+        ));
+    }
+    let ended = run(&["--mode", "init_only", "--config-yaml", "{}", "--base-id-path", "/no/such"], b"");
+    assert_eq!(ended.code, Some(0));
+    assert!(
+        ended.stderr.contains("cannot open base id output file /no/such for writing"),
+        "{}",
+        ended.stderr
+    );
 }
 
 /// One element of argv with a blank within: flag and value.

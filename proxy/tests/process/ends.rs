@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::process::{ANY, Dir, PATIENCE, Proxy, bootstrap, listener, nowhere, run, silent_upstream, wait};
+use crate::process::{
+    ANY, Dir, PATIENCE, Proxy, bootstrap, listener, nowhere, run, silent_upstream, until, wait,
+};
 
 /// At once, with status 0; what runs is accounted, and the log is whole.
 #[test]
@@ -38,6 +40,9 @@ fn signals_that_do_not_end_it() {
         assert_eq!(answer.status, 200, "{signal}");
     }
     assert!(proxy.child.try_wait().expect("a child").is_none());
+    for told in ["caught and eating SIGHUP", "caught SIGUSR1. Reopening", "] listener main: 127.0.0.1:"] {
+        until(told, || proxy.output("stderr").contains(told));
+    }
 }
 
 #[test]

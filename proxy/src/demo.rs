@@ -11,11 +11,14 @@
 
 use std::io::{self, BufRead, BufReader, IsTerminal, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{SignalKind, signal};
 
 const BOOTSTRAP: &str = include_str!("../../examples/demo.yaml");
 /// How long the proxy may take to start, and one answer or log line to come.
@@ -25,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub fn run(once: bool) -> i32 {
     match play(once) {
         Ok(()) => 0,
-        // Whoever read has seen enough: `demo | head`.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+        // Whoever looked has seen enough: `demo | head`, or a signal.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::Interrupted) => 0,
         Err(error) => {
             eprintln!("demo: {error}");
             1
@@ -60,6 +63,7 @@ fn play(once: bool) -> io::Result<()> {
     writeln!(out, "  upstreams  http://{blue}  blue\n             http://{green}  green")?;
     writeln!(out, "  proxy      http://{}  for Host: shop.example", proxy.listener)?;
     writeln!(out, "  admin      http://{}  pages and stats", proxy.admin)?;
+    writeln!(out, "  log        the proxy's access log, in Envoy's default format")?;
     for (number, (method, host, path, about)) in REQUESTS.iter().enumerate() {
         let begun = Instant::now();
         let answer = ask(proxy.listener, method, host, path)?;
@@ -94,7 +98,7 @@ fn play(once: bool) -> io::Result<()> {
     }
     writeln!(out, "\nCtrl-C ends the demo. Until then its log lines appear here; try")?;
     writeln!(out, "  curl -i -H 'Host: shop.example' http://{}/api/items/7", proxy.listener)?;
-    writeln!(out, "  curl http://{}/stats?filter=rq_total\n", proxy.admin)?;
+    writeln!(out, "  curl 'http://{}/stats?filter=rq_total'\n", proxy.admin)?;
     loop {
         writeln!(out, "{}", paint.dim(&format!("log: {}", proxy.wait_line()?)))?;
     }
@@ -261,7 +265,44 @@ struct Proxy {
     child: Child,
     listener: SocketAddr,
     admin: SocketAddr,
-    log: Receiver<String>,
+    log: Receiver<Event>,
+}
+
+/// What the demo waits for.
+enum Event {
+    Line(String),
+    /// A signal asks it to end, and the proxy with it.
+    End,
+}
+
+impl Event {
+    fn line(self) -> io::Result<String> {
+        match self {
+            Event::Line(line) => Ok(line),
+            Event::End => Err(io::ErrorKind::Interrupted.into()),
+        }
+    }
+}
+
+/// Turns the signals that would end the demo into an event: the proxy must not outlive it.
+fn watch_signals(events: Sender<Event>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let inside = runtime.enter();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    drop(inside);
+    thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+        });
+        let _ended_by_itself = events.send(Event::End);
+    });
+    Ok(())
 }
 
 impl Drop for Proxy {
@@ -277,18 +318,21 @@ impl Proxy {
             .replace("port_value: 10001", &format!("port_value: {}", blue.port()))
             .replace("port_value: 10002", &format!("port_value: {}", green.port()));
         let address_file = AddressFile::new();
+        let (lines, log) = mpsc::channel();
+        watch_signals(lines.clone())?;
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--config-yaml", &config, "--concurrency", "1", "--log-level", "warning"])
             .args(["--file-flush-interval-msec", "20", "--disable-hot-restart", "--admin-address-path"])
             .arg(&address_file.0)
             .stdout(Stdio::piped())
             .stdin(Stdio::null())
+            // Ctrl-C is for the demo, which then ends the proxy.
+            .process_group(0)
             .spawn()?;
-        let (lines, log) = mpsc::channel();
         if let Some(stdout) = child.stdout.take() {
             thread::spawn(move || {
                 for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                    if lines.send(line).is_err() {
+                    if lines.send(Event::Line(line)).is_err() {
                         return;
                     }
                 }
@@ -340,11 +384,12 @@ impl Proxy {
     }
 
     fn log_line(&self) -> io::Result<String> {
-        self.log.recv_timeout(PATIENCE).map_err(|_| io::Error::other("no access-log line came"))
+        let event = self.log.recv_timeout(PATIENCE);
+        event.map_err(|_| io::Error::other("no access-log line came"))?.line()
     }
 
     fn wait_line(&self) -> io::Result<String> {
-        self.log.recv().map_err(|_| io::Error::other("the proxy ended"))
+        self.log.recv().map_err(|_| io::Error::other("the proxy ended"))?.line()
     }
 
     /// Asks the proxy to end by itself, and waits for it.

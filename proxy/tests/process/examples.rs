@@ -1,12 +1,13 @@
 //! The examples work as they are, and the demo shows what it promises.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::thread;
 
-use crate::process::{Proxy, ask, run};
+use crate::process::{Proxy, SELVEDGE, ask, run, send, wait};
 
 fn examples() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
@@ -87,6 +88,27 @@ fn every_example_serves() {
             let answer = ask(&mut proxy.connect("front"), &request).expect("an answer");
             assert_eq!((answer.status, answer.body.as_str()), (*status, *body), "{name}: {host}{path}");
         }
+    }
+}
+
+/// Its proxy holds the demo's stderr, which therefore ends with both.
+#[test]
+fn the_demo_ends_with_its_proxy() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let mut demo = Command::new(SELVEDGE)
+            .arg("demo")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut said = BufReader::new(demo.stdout.take().expect("piped")).lines();
+        let shown = said.by_ref().map_while(Result::ok).find(|l| l.starts_with("Ctrl-C ends the demo."));
+        assert!(shown.is_some(), "it does not come so far");
+        send(signal, demo.id());
+        assert_eq!(wait(&mut demo).code(), Some(0), "{signal}");
+        let mut told = String::new();
+        demo.stderr.take().expect("piped").read_to_string(&mut told).expect("text");
+        assert_eq!(told, "", "{signal}");
     }
 }
 

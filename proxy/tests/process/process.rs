@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
-const SELVEDGE: &str = env!("CARGO_BIN_EXE_selvedge");
+pub const SELVEDGE: &str = env!("CARGO_BIN_EXE_selvedge");
 
 /// A folder of its own, removed at the end.
 pub struct Dir(PathBuf);
@@ -237,10 +237,13 @@ impl Proxy {
     }
 
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        let done = Command::new("kill").args(["-s", name, &pid]).status().expect("kill");
-        assert!(done.success());
+        send(name, self.child.id());
     }
+}
+
+pub fn send(signal: &str, pid: u32) {
+    let done = Command::new("kill").args(["-s", signal, &pid.to_string()]).status().expect("kill");
+    assert!(done.success());
 }
 
 impl Drop for Proxy {

@@ -526,6 +526,15 @@ impl Group {
         self.free.borrow().len()
     }
 
+    /// Writes into a free buffer, as a kernel would.
+    #[cfg(feature = "sim")]
+    pub(crate) fn write(&self, id: u16, bytes: &[u8]) {
+        assert!(bytes.len() <= self.buffer_bytes, "{} bytes into a buffer", bytes.len());
+        // WHY: a simulated kernel writes where a real one would.
+        // SAFETY: the buffer is free, so no chunk views it, and it holds that many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.memory_of(id), bytes.len()) };
+    }
+
     /// A chunk over the first `len` bytes that were written into buffer `id`.
     pub(crate) fn lend(self: &Rc<Group>, id: u16, len: usize) -> Chunk {
         let block = self.blocks.borrow()[usize::from(id)];

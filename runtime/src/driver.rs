@@ -13,6 +13,8 @@ use crate::buf::{Chunks, Group};
 use crate::epoll::Epoll;
 use crate::listen::{self, ConnectOptions};
 use crate::op::{Completion, Fd, NetError, RecvClass, SockId};
+#[cfg(feature = "sim")]
+use crate::sim::Sim;
 use crate::spin::Spin;
 use crate::uring::Uring;
 
@@ -41,6 +43,8 @@ impl std::str::FromStr for DriverChoice {
 pub enum DriverKind {
     Uring,
     Epoll,
+    #[cfg(feature = "sim")]
+    Sim,
 }
 
 impl fmt::Display for DriverKind {
@@ -48,6 +52,8 @@ impl fmt::Display for DriverKind {
         f.write_str(match self {
             DriverKind::Uring => "io_uring",
             DriverKind::Epoll => "epoll",
+            #[cfg(feature = "sim")]
+            DriverKind::Sim => "sim",
         })
     }
 }
@@ -76,6 +82,8 @@ impl std::error::Error for StartError {}
 pub(crate) enum Driver {
     Uring(Uring),
     Epoll(Epoll),
+    #[cfg(feature = "sim")]
+    Sim(Sim),
 }
 
 impl Driver {
@@ -108,9 +116,23 @@ impl Driver {
         Ok((Driver::Epoll(epoll), DriverReport { kind: DriverKind::Epoll, reason: refusal }))
     }
 
+    /// When a simulated kernel has something to say; a real one is asked by waiting.
+    #[cfg(feature = "sim")]
+    pub(crate) fn next(&self) -> Option<crate::time::Instant> {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => None,
+            Driver::Sim(d) => d.next(),
+        }
+    }
+
     /// Makes a descriptor of unknown settings one of this driver's: the two want sockets of opposite kinds.
     pub(crate) fn prepare(&self, fd: Fd) {
-        listen::set_nonblocking(fd, matches!(self, Driver::Epoll(_)));
+        match self {
+            Driver::Uring(_) => listen::set_nonblocking(fd, false),
+            Driver::Epoll(_) => listen::set_nonblocking(fd, true),
+            #[cfg(feature = "sim")]
+            Driver::Sim(_) => {}
+        }
     }
 
     /// A socket that is about to connect.
@@ -121,18 +143,24 @@ impl Driver {
     ) -> Result<OwnedFd, NetError> {
         match self {
             Driver::Uring(_) | Driver::Epoll(_) => listen::stream_socket(to, options),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => Ok(d.stream_socket()),
         }
     }
 
     pub(crate) fn local_addr(&self, fd: Fd) -> Option<SocketAddress> {
         match self {
             Driver::Uring(_) | Driver::Epoll(_) => listen::local_addr(fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.local_addr(fd),
         }
     }
 
     pub(crate) fn peer_addr(&self, fd: Fd) -> Option<SocketAddress> {
         match self {
             Driver::Uring(_) | Driver::Epoll(_) => listen::peer_addr(fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.peer_addr(fd),
         }
     }
 
@@ -140,6 +168,8 @@ impl Driver {
     pub(crate) fn shutdown_write(&self, fd: Fd) {
         match self {
             Driver::Uring(_) | Driver::Epoll(_) => listen::shutdown_write(fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.shutdown_write(fd),
         }
     }
 
@@ -151,6 +181,17 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.close(fd),
             Driver::Epoll(d) => d.close(id, fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.close(id, fd, reset),
+        }
+    }
+
+    /// Closes a connection that nobody took from its listener.
+    pub(crate) fn discard(&mut self, fd: OwnedFd) {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => drop(fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.discard(fd),
         }
     }
 
@@ -158,6 +199,11 @@ impl Driver {
         match self {
             Driver::Uring(_) => Ok(()),
             Driver::Epoll(d) => d.open(id, fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => {
+                d.open(id, fd);
+                Ok(())
+            }
         }
     }
 
@@ -165,6 +211,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.arm_recv(id, fd, class),
             Driver::Epoll(d) => d.arm_recv(id, class),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.arm_recv(id, class),
         }
     }
 
@@ -172,6 +220,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.cancel_recv(id, class),
             Driver::Epoll(d) => d.cancel_recv(id),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.cancel_recv(id),
         }
     }
 
@@ -179,6 +229,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.send(id, fd, chunks),
             Driver::Epoll(d) => d.send(id),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.send(id),
         }
     }
 
@@ -186,6 +238,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.cancel_send(id),
             Driver::Epoll(d) => d.cancel_send(id),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.cancel_send(id),
         }
     }
 
@@ -193,6 +247,11 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.connect(id, fd, to),
             Driver::Epoll(d) => d.connect(id, fd, to),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => {
+                d.connect(id, to);
+                Ok(())
+            }
         }
     }
 
@@ -200,6 +259,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.cancel_connect(id),
             Driver::Epoll(d) => d.cancel_connect(id),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.cancel_connect(id),
         }
     }
 
@@ -210,6 +271,11 @@ impl Driver {
                 Ok(())
             }
             Driver::Epoll(d) => d.accept(listener, fd),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => {
+                d.accept(listener, fd);
+                Ok(())
+            }
         }
     }
 
@@ -217,6 +283,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.cancel_accept(listener),
             Driver::Epoll(d) => d.cancel_accept(listener),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.cancel_accept(listener),
         }
     }
 
@@ -225,6 +293,8 @@ impl Driver {
         match self {
             Driver::Uring(_) => {}
             Driver::Epoll(d) => d.closed_listener(listener),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.closed_listener(listener),
         }
     }
 
@@ -233,6 +303,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.group(class),
             Driver::Epoll(d) => d.group(class),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.group(class),
         }
     }
 
@@ -240,6 +312,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.turn(wait, spin, out),
             Driver::Epoll(d) => d.turn(wait, spin, out),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.turn(wait, out),
         }
     }
 
@@ -248,6 +322,8 @@ impl Driver {
         match self {
             Driver::Uring(_) => {}
             Driver::Epoll(d) => d.take_sends(into),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.take_sends(into),
         }
     }
 
@@ -255,6 +331,8 @@ impl Driver {
         match self {
             Driver::Uring(d) => d.send(id, fd, chunks),
             Driver::Epoll(d) => d.try_send(id, fd, chunks),
+            #[cfg(feature = "sim")]
+            Driver::Sim(d) => d.try_send(id, chunks),
         }
     }
 }

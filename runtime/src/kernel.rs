@@ -346,7 +346,7 @@ impl Kernel {
                 self.accept_again = Some(now + Duration::from_millis(limits::ACCEPT_PAUSE_MS));
             }
             // Its owner is gone: what came too late is closed.
-            Ok(_) if listen.fd.is_none() => {}
+            Ok(fd) if listen.fd.is_none() => self.driver.discard(fd),
             other => listen.queue.push_back(other),
         }
         let listen = &mut self.listens[listener as usize];
@@ -390,7 +390,10 @@ impl Kernel {
         self.driver.closed_listener(listener);
         let listen = &mut self.listens[listener as usize];
         // An accept that is still in flight holds its own reference.
-        (listen.fd, listen.queue) = (None, VecDeque::new());
+        listen.fd = None;
+        for nobody in listen.queue.drain(..).flatten() {
+            self.driver.discard(nobody);
+        }
     }
 
     /// At the end: no accept may outlive the shard.

@@ -16,6 +16,8 @@ pub mod memory;
 mod net;
 mod op;
 pub mod rng;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod spin;
 mod task;
 mod time;
@@ -47,7 +49,7 @@ use mailbox::Mail;
 use rng::Rng;
 use spin::Spin;
 use task::Tasks;
-use time::Clock;
+use time::{Clock, Source};
 
 /// How a shard's runtime is made.
 #[derive(Debug, Clone)]
@@ -135,6 +137,33 @@ impl Runtime {
         if let Some(core) = config.pin {
             cpu::pin(core);
         }
+        let spin = Spin::new(config.spin_us);
+        Runtime::over(config, spin, Source::Kernel, |groups, bell, spin| {
+            Driver::probe(config.driver, groups, bell.fd(), spin)
+        })
+    }
+
+    /// Makes a host of a simulated network; any number of them may live on one thread. The configuration's driver,
+    /// pin and spin mean nothing to it.
+    #[cfg(feature = "sim")]
+    pub fn simulated(
+        config: &Config,
+        world: &sim::World,
+        faults: sim::Faults,
+    ) -> Result<Runtime, StartError> {
+        let source = Source::World(world.clone());
+        Runtime::over(config, Spin::new(0), source, |(small, large), bell, _| {
+            let driver = sim::Sim::new(world, faults, Rc::clone(small), Rc::clone(large), bell.clone());
+            Ok((Driver::Sim(driver), DriverReport { kind: DriverKind::Sim, reason: "simulated".to_owned() }))
+        })
+    }
+
+    fn over(
+        config: &Config,
+        spin: Spin,
+        source: Source,
+        make: impl FnOnce((&Rc<Group>, &Rc<Group>), &Bell, bool) -> Result<(Driver, DriverReport), StartError>,
+    ) -> Result<Runtime, StartError> {
         // WHY: the one thing that both drivers can wait on and any thread can ring.
         // SAFETY: no pointers.
         let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
@@ -143,7 +172,7 @@ impl Runtime {
         }
         // WHY: the descriptor is ours to close.
         // SAFETY: the kernel has just made it for us.
-        let bell = unsafe { OwnedFd::from_raw_fd(bell) };
+        let bell = Bell::new(unsafe { OwnedFd::from_raw_fd(bell) });
         let budget = Budget::new(config.budget_bytes);
         let small = Group::new(limits::SMALL_BYTES, config.small_bufs, limits::SMALL_BUFS_MAX, &budget);
         let large = Group::new(limits::LARGE_BYTES, config.large_bufs, limits::LARGE_BUFS_MAX, &budget);
@@ -153,17 +182,16 @@ impl Runtime {
                 config.budget_bytes
             )));
         }
-        let spin = Spin::new(config.spin_us);
-        let (driver, report) = Driver::probe(config.driver, (&small, &large), &bell, spin.is_wanted())?;
+        let (driver, report) = make((&small, &large), &bell, spin.is_wanted())?;
         let inner = Inner {
             tasks: Tasks::default(),
-            clock: Clock::new(),
+            clock: Clock::new(source),
             kernel: RefCell::new(Kernel::new(driver, spin)),
             mail: Mail::default(),
             counters: Counters::default(),
             budget,
             rng: Rng::new(config.seed),
-            bell: Bell::new(bell),
+            bell,
         };
         Ok(Runtime { rt: Rt(Rc::new(inner)), report })
     }
@@ -195,6 +223,29 @@ impl Runtime {
             assert!(self.rt.0.tasks.is_live(main), "the main task of a shard panicked");
             self.turn(None);
         }
+    }
+
+    /// Turns without waiting, and runs what is ready once: for one who drives several simulated hosts. The answer:
+    /// when this one has something to do next, if ever by itself.
+    #[cfg(feature = "sim")]
+    pub fn step(&self) -> Option<Instant> {
+        self.turn(Some(Duration::ZERO));
+        self.rt.0.tasks.run_queued();
+        self.next()
+    }
+
+    /// When this host has something to do, if ever by itself.
+    #[cfg(feature = "sim")]
+    pub fn next(&self) -> Option<Instant> {
+        let inner = &*self.rt.0;
+        let now = inner.clock.source.monotonic();
+        if inner.tasks.has_work() {
+            return Some(now);
+        }
+        let kernel = inner.kernel.borrow();
+        let turned = inner.clock.now.get();
+        let waits = [inner.clock.patience(), kernel.patience(turned)].into_iter().flatten();
+        waits.map(|wait| turned + wait).chain(kernel.driver.next()).min()
     }
 
     fn turn(&self, at_most: Option<Duration>) {
@@ -232,8 +283,8 @@ impl Runtime {
         let inner = &*self.rt.0;
         inner.tasks.clear();
         inner.kernel.borrow_mut().stop_all();
-        let end = time::monotonic() + Duration::from_secs(1);
-        while time::monotonic() < end {
+        let end = inner.clock.source.monotonic() + Duration::from_secs(1);
+        while inner.clock.source.monotonic() < end {
             let kernel = inner.kernel.borrow();
             if kernel.socks.in_use() == 0 && !kernel.accepting() {
                 return;
@@ -262,7 +313,7 @@ impl Rt {
 
     /// A real reading of the clock (about 28 ns): for the few stamps that need it.
     pub fn now_fine(&self) -> Instant {
-        time::monotonic()
+        self.0.clock.source.monotonic()
     }
 
     /// The wall clock of this turn.

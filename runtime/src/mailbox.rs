@@ -21,18 +21,44 @@ use crate::task::TaskId;
 
 /// Rings a shard from any thread.
 #[derive(Debug, Clone)]
-pub struct Bell(Arc<OwnedFd>);
+pub struct Bell {
+    fd: Arc<OwnedFd>,
+    /// A simulated shard waits on no descriptor.
+    #[cfg(feature = "sim")]
+    rung: Arc<std::sync::atomic::AtomicBool>,
+}
 
 impl Bell {
     pub(crate) fn new(fd: OwnedFd) -> Bell {
-        Bell(Arc::new(fd))
+        Bell {
+            fd: Arc::new(fd),
+            #[cfg(feature = "sim")]
+            rung: Arc::default(),
+        }
+    }
+
+    pub(crate) fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// Whether somebody rang since the last [`Bell::silence`].
+    #[cfg(feature = "sim")]
+    pub(crate) fn is_ringing(&self) -> bool {
+        self.rung.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    #[cfg(feature = "sim")]
+    pub(crate) fn silence(&self) -> bool {
+        self.rung.swap(false, std::sync::atomic::Ordering::AcqRel)
     }
 
     pub fn ring(&self) {
+        #[cfg(feature = "sim")]
+        self.rung.store(true, std::sync::atomic::Ordering::Release);
         let one = 1u64;
         // WHY: an eventfd is the one thing that both drivers can wait on.
         // SAFETY: 8 bytes of a word of ours. A full counter means that the bell rings already.
-        let _rings_already = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
+        let _rings_already = unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 }
 

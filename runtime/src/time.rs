@@ -251,9 +251,36 @@ impl Wheel {
 /// How long the offset between the two clocks is taken for the same: a correction of the wall clock shows after that.
 const OFFSET_NS: u64 = 10 * TICK_NS;
 
+/// Where time comes from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Kernel,
+    #[cfg(feature = "sim")]
+    World(crate::sim::World),
+}
+
+impl Source {
+    pub(crate) fn monotonic(&self) -> Instant {
+        match self {
+            Source::Kernel => monotonic(),
+            #[cfg(feature = "sim")]
+            Source::World(world) => world.now(),
+        }
+    }
+
+    fn wall(&self) -> WallTime {
+        match self {
+            Source::Kernel => wall(),
+            #[cfg(feature = "sim")]
+            Source::World(world) => world.wall(),
+        }
+    }
+}
+
 /// The shard's clock and wheel.
 #[derive(Debug)]
 pub(crate) struct Clock {
+    pub(crate) source: Source,
     pub(crate) now: Cell<Instant>,
     /// What the wall clock is ahead of the monotonic one, and since when that is known.
     ahead: Cell<(u64, Instant)>,
@@ -261,18 +288,18 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    pub(crate) fn new() -> Clock {
-        let now = monotonic();
-        let ahead = Cell::new((wall().0.wrapping_sub(now.0), now));
-        Clock { now: Cell::new(now), ahead, wheel: RefCell::new(Wheel::new(now)) }
+    pub(crate) fn new(source: Source) -> Clock {
+        let now = source.monotonic();
+        let ahead = Cell::new((source.wall().0.wrapping_sub(now.0), now));
+        Clock { source, now: Cell::new(now), ahead, wheel: RefCell::new(Wheel::new(now)) }
     }
 
     /// Reads the clock; once a turn.
     pub(crate) fn tick(&self, due: &mut Vec<TaskId>) {
-        let now = monotonic();
+        let now = self.source.monotonic();
         self.now.set(now);
         if now.0 - self.ahead.get().1.0 >= OFFSET_NS {
-            self.ahead.set((wall().0.wrapping_sub(now.0), now));
+            self.ahead.set((self.source.wall().0.wrapping_sub(now.0), now));
         }
         self.wheel.borrow_mut().advance(now, due);
     }

@@ -95,10 +95,8 @@ fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
     };
     let rt = runtime.handle();
     let stats = parts.registry.scope(ScopeName::new("server.selvedge.", "selvedge", &[])).block(parts.shard);
-    stats.inc(match runtime.driver().kind {
-        DriverKind::Uring => Stat::ShardsOnIoUring,
-        DriverKind::Epoll => Stat::ShardsOnEpoll,
-    });
+    let on_ring = runtime.driver().kind == DriverKind::Uring;
+    stats.inc(if on_ring { Stat::ShardsOnIoUring } else { Stat::ShardsOnEpoll });
     tell_numbers(&rt, stats);
     let (sender, receiver) = rt.mailbox(limits::SHARD_LETTERS);
     let _control_waits = ready.send(Ok((sender, runtime.driver().clone())));

@@ -264,10 +264,11 @@ impl Driver {
         }
     }
 
-    pub(crate) fn accept(&mut self, listener: u32, fd: Fd) -> Result<(), NetError> {
+    /// `shared`: other shards may accept from the same socket.
+    pub(crate) fn accept(&mut self, listener: u32, fd: Fd, shared: bool) -> Result<(), NetError> {
         match self {
             Driver::Uring(d) => {
-                d.accept(listener, fd);
+                d.accept(listener, fd, shared);
                 Ok(())
             }
             Driver::Epoll(d) => d.accept(listener, fd),

@@ -11,6 +11,7 @@ use crate::Counters;
 use crate::buf::{Budget, Chunk, Chunks};
 use crate::driver::Driver;
 use crate::limits;
+use crate::listen;
 use crate::op::{Completion, ConnectState, NetError, RecvClass, RecvState, SockId, Socks};
 use crate::spin::Spin;
 use crate::task::{TaskId, Tasks};
@@ -19,6 +20,8 @@ use crate::time::Instant;
 #[derive(Debug)]
 pub(crate) struct Listen {
     pub(crate) fd: Option<OwnedFd>,
+    /// Other shards may accept from the same socket.
+    shared: bool,
     pub(crate) armed: bool,
     pub(crate) cancelling: bool,
     /// The owner wants connections.
@@ -266,6 +269,7 @@ impl Kernel {
     /// A number for a listening descriptor; that of one that is gone for good is used again.
     pub(crate) fn listen(&mut self, fd: OwnedFd) -> u32 {
         let listen = Listen {
+            shared: !listen::has_reuse_port(fd.as_raw_fd()),
             fd: Some(fd),
             armed: false,
             cancelling: false,
@@ -361,7 +365,7 @@ impl Kernel {
         let Some(fd) = &listen.fd else { return };
         if listen.wanted && !listen.armed {
             listen.armed = true;
-            if let Err(error) = self.driver.accept(listener, fd.as_raw_fd()) {
+            if let Err(error) = self.driver.accept(listener, fd.as_raw_fd(), listen.shared) {
                 listen.armed = false;
                 listen.queue.push_back(Err(error));
             }

@@ -193,6 +193,17 @@ fn set_int(fd: Fd, level: i32, option: i32, value: i32) -> Result<(), NetError> 
     if answer == 0 { Ok(()) } else { Err(NetError::last()) }
 }
 
+/// Whether the socket is one of several on its port, so that each shard has its own.
+pub(crate) fn has_reuse_port(fd: Fd) -> bool {
+    let (mut on, mut len) = (0i32, len_of::<i32>());
+    // WHY: socket options have no wrapper in std.
+    // SAFETY: the pointers are to an int of ours and its length.
+    let answer = unsafe {
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, (&raw mut on).cast(), &raw mut len)
+    };
+    answer == 0 && on != 0
+}
+
 /// Small messages leave at once. Not an error where it means nothing (Unix sockets).
 pub(crate) fn set_nodelay(fd: Fd) {
     let _not_tcp = set_int(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);

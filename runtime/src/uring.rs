@@ -270,8 +270,17 @@ impl Uring {
         self.push(&entry.user_data(CANCEL << 56));
     }
 
-    pub(crate) fn accept(&mut self, listener: u32, fd: Fd) {
-        let entry = opcode::AcceptMulti::new(RingFd(fd)).flags(libc::SOCK_CLOEXEC).build();
+    /// One accept for every connection, or, from a socket that others accept from, one for the next: the kernel wakes
+    /// whoever has waited longest, and a multishot accept never leaves the front of that queue.
+    pub(crate) fn accept(&mut self, listener: u32, fd: Fd, shared: bool) {
+        let entry = if shared {
+            let no_address = std::ptr::null_mut();
+            opcode::Accept::new(RingFd(fd), no_address, std::ptr::null_mut())
+                .flags(libc::SOCK_CLOEXEC)
+                .build()
+        } else {
+            opcode::AcceptMulti::new(RingFd(fd)).flags(libc::SOCK_CLOEXEC).build()
+        };
         self.push(&entry.user_data(ACCEPT << 56 | u64::from(listener)));
     }
 

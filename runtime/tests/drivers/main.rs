@@ -3,6 +3,7 @@
 //! Peers are plain blocking std sockets on threads of their own, so that the driver under test is the only one.
 #![allow(clippy::disallowed_methods, reason = "peers on threads of their own")]
 
+mod accepts;
 mod choice;
 mod dry;
 mod ends;
@@ -55,9 +56,13 @@ fn on_each_driver<F: Future<Output = ()> + 'static>(test: impl Fn(Rt) -> F) {
     }
 }
 
-fn listen(rt: &Rt) -> (Listener, SocketAddress) {
+fn any() -> SocketAddress {
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().expect("an address");
-    let fd = listen::bind_listen(&any.into(), &BindOptions::default()).expect("a socket");
+    any.into()
+}
+
+fn listen(rt: &Rt) -> (Listener, SocketAddress) {
+    let fd = listen::bind_listen(&any(), &BindOptions::default()).expect("a socket");
     let address = listen::bound_address(&fd).expect("an address");
     (rt.adopt_listener(fd).expect("adopted"), address)
 }

@@ -182,7 +182,7 @@ fn bind(listener: &Listener, shards: usize) -> Result<Bound, String> {
         let fail = |at: &SocketAddress, e: &std::io::Error| {
             let reason = e.to_string();
             let reason = reason.split(" (os").next().unwrap_or(&reason).to_owned();
-            format!("error adding listener '{at}': cannot bind '{at}': {reason}")
+            format!("error adding listener '{}': cannot bind '{at}': {reason}", listener.name)
         };
         let first =
             open(listener, address, &address.address, several).map_err(|e| fail(&address.address, &e))?;

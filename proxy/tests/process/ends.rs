@@ -1,9 +1,11 @@
 //! How the process ends: signals, `/quitquitquit`, and starts that cannot work.
 
+use std::fs::Permissions;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 
 use crate::process::{
-    ANY, Dir, PATIENCE, Proxy, bootstrap, listener, nowhere, run, silent_upstream, until, wait,
+    ANY, Dir, PATIENCE, Proxy, bootstrap, listener, nowhere, run, run_as_nobody, silent_upstream, until, wait,
 };
 
 /// At once, with status 0; what runs is accounted, and the log is whole.
@@ -57,7 +59,7 @@ fn starts_that_cannot_work() {
         (
             "a taken port",
             socket("127.0.0.1", port),
-            format!("cannot bind '127.0.0.1:{port}': Address already in use"),
+            format!("listener 'main': cannot bind '127.0.0.1:{port}': Address already in use"),
         ),
         (
             "a foreign address",
@@ -87,4 +89,28 @@ fn starts_that_cannot_work() {
     );
     let ended = run(&["--log-path", &dir.path("no/log"), "--config-yaml", "{}"], b"");
     assert!(ended.code == Some(1) && ended.stderr.contains("No such file or directory"), "{}", ended.stderr);
+}
+
+/// A port below those that everybody may take, and a folder that is closed.
+#[test]
+fn no_permission_to_bind() {
+    let dir = Dir::new();
+    let closed = dir.path("closed");
+    std::fs::create_dir(&closed).expect("a folder");
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o000)).expect("closed");
+    let socket = |port: u16| format!("{{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}");
+    let mut cases = vec![(format!("{{pipe: {{path: {closed}/main.sock}}}}"), format!("{closed}/main.sock"))];
+    let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap_or_default();
+    if first.trim().parse().is_ok_and(|first: u16| first > 1) {
+        cases.push((socket(1), "127.0.0.1:1".to_owned()));
+    } else {
+        eprintln!("SKIPPED for ports: everybody may take any here");
+    }
+    for (address, shown) in cases {
+        let config = bootstrap("", &[listener("front", &address, "")], nowhere());
+        let Some(ended) = run_as_nobody(&["--disable-hot-restart", "--config-yaml", &config]) else { break };
+        let tells = format!("error adding listener 'front': cannot bind '{shown}': Permission denied");
+        assert!(ended.code == Some(1) && ended.stderr.contains(&tells), "{:?} {}", ended.code, ended.stderr);
+    }
+    std::fs::set_permissions(&closed, Permissions::from_mode(0o700)).expect("opened");
 }

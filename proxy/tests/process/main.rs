@@ -8,6 +8,7 @@
     reason = "a test harness: blocking sockets, threads, deadlines by the wall clock"
 )]
 
+mod breakers;
 mod command_line;
 mod drain;
 mod ends;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -49,7 +50,30 @@ pub struct Ended {
 
 /// Runs the binary to its end with `input` on its stdin.
 pub fn run(args: &[&str], input: &[u8]) -> Ended {
-    let mut child = Command::new(SELVEDGE)
+    run_by(Command::new(SELVEDGE), args, input)
+}
+
+/// The same, as somebody who may do little; where this is done by root, with `setpriv`. `None`: there is no such
+/// program, which has been said.
+pub fn run_as_nobody(args: &[&str]) -> Option<Ended> {
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let root = fs::metadata("/proc/self").expect("procfs").uid() == 0;
+    if !root {
+        return Some(run(args, b""));
+    }
+    let mut can = Command::new("setpriv");
+    if !can.args(nobody).arg("true").status().is_ok_and(|end| end.success()) {
+        eprintln!("SKIPPED: root may do everything, and setpriv is not there to become nobody");
+        assert!(std::env::var_os("SELVEDGE_REQUIRE_PEERS").is_none(), "setpriv is missing");
+        return None;
+    }
+    let mut command = Command::new("setpriv");
+    command.args(nobody).arg(SELVEDGE);
+    Some(run_by(command, args, b""))
+}
+
+fn run_by(mut command: Command, args: &[&str], input: &[u8]) -> Ended {
+    let mut child = command
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -44,6 +44,8 @@ pub struct Plan {
     pub snapshot: Arc<Snapshot>,
     /// The wire form of the bootstrap, for dumps.
     pub bootstrap: Arc<[u8]>,
+    /// Fields of it that the API does not have.
+    pub unknown_fields: usize,
 }
 
 /// One listener's sockets: for each shard, one for each of its addresses.
@@ -143,13 +145,21 @@ fn load(options: Options) -> Result<Plan, String> {
     if let Some(reason) = extensions::refusal(&options.disabled_extensions, &loaded.bytes) {
         return Err(here(&reason));
     }
+    for unknown in &loaded.unknown_fields {
+        log::warn("config", &format!("Unknown field: {unknown}"));
+    }
     let node = node(&options, &loaded.bootstrap);
     let snapshot = snapshot::compile(&loaded.bootstrap, node)
         .map_err(|rejections| here(&loaded.places.tell(rejections.iter().map(|r| (&*r.path, &*r.reason)))))?;
     drop((loaded.bootstrap, loaded.places));
     // The descriptors of the whole API took 17 MB.
     selvedge_runtime::memory::give_back();
-    Ok(Plan { options: Arc::new(options), snapshot: Arc::new(snapshot), bootstrap: loaded.bytes.into() })
+    Ok(Plan {
+        options: Arc::new(options),
+        snapshot: Arc::new(snapshot),
+        bootstrap: loaded.bytes.into(),
+        unknown_fields: loaded.unknown_fields.len(),
+    })
 }
 
 /// Flags of the command line come before the file. //= envoy: LocalInfo

@@ -68,19 +68,30 @@ impl Table<'_> {
     }
 }
 
-/// The refused fields that a message uses, each with its path.
-pub fn check(message: &DynamicMessage, pool: &DescriptorPool, allow_unknown: bool) -> Vec<Fault> {
-    let mut walk = Walk { pool, table: Table::read(), allow_unknown, refused: Vec::new() };
-    walk.message(message, "");
-    walk.refused
+/// What a configuration uses and this proxy does not have, each with its path.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub refused: Vec<Fault>,
+    /// Messages with fields that the API does not have; only a binary file still shows them here.
+    pub unknown: Vec<String>,
 }
+
+pub fn check(message: &DynamicMessage, pool: &DescriptorPool) -> Found {
+    let mut walk = Walk { pool, table: Table::read(), found: Found::default() };
+    walk.message(message, "");
+    walk.found
+}
+
+/// Messages that name an extension which may be left out: those with `is_optional`.
+const OPTIONAL: [&str; 2] = [
+    "envoy.config.route.v3.FilterConfig",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
+];
 
 struct Walk<'a> {
     pool: &'a DescriptorPool,
     table: Table<'static>,
-    /// Binary files may hold fields that the API does not have.
-    allow_unknown: bool,
-    refused: Vec<Fault>,
+    found: Found,
 }
 
 impl Walk<'_> {
@@ -93,13 +104,19 @@ impl Walk<'_> {
         if name.starts_with("google.protobuf.") {
             return;
         }
-        if !self.allow_unknown && message.unknown_fields().next().is_some() {
-            self.refuse(path, format!("{name} with unknown fields"));
+        let unknown: Vec<String> = message.unknown_fields().map(|f| f.number().to_string()).collect();
+        if !unknown.is_empty() {
+            let at = if path.is_empty() { "root" } else { path };
+            let set = unknown.join(", ");
+            self.found.unknown.push(format!("type {name}({at}) with unknown field set {{{set}}}"));
         }
+        let optional = OPTIONAL.contains(&name)
+            && message.get_field_by_name("is_optional").is_some_and(|v| v.as_bool() == Some(true));
         for (field, value) in message.fields() {
             let here =
                 if path.is_empty() { field.name().to_owned() } else { format!("{path}.{}", field.name()) };
             match self.table.class(name, field.name()) {
+                Class::Implemented if optional && self.is_foreign(value) => {}
                 Class::Implemented => self.value(value, &here),
                 Class::Harmless => {}
                 Class::Refused => {
@@ -110,7 +127,7 @@ impl Walk<'_> {
     }
 
     fn refuse(&mut self, path: &str, reason: String) {
-        self.refused.push(Fault { path: path.to_owned(), reason });
+        self.found.refused.push(Fault { path: path.to_owned(), reason });
     }
 
     fn value(&mut self, value: &Value, path: &str) {
@@ -128,6 +145,14 @@ impl Walk<'_> {
             }
             _ => {}
         }
+    }
+
+    /// Whether it is an `Any` of a type that is not in the table.
+    fn is_foreign(&self, value: &Value) -> bool {
+        let Some(url) = value.as_message().and_then(|any| any.get_field_by_name("type_url")) else {
+            return false;
+        };
+        url.as_str().is_some_and(|url| !self.table.knows(url.rsplit('/').next().unwrap_or(url)))
     }
 
     fn any(&mut self, any: &DynamicMessage, path: &str) {

@@ -265,6 +265,10 @@ fn chain(
         }
         let inner = here.field("HttpFilter", "typed_config").unpacked();
         let Some(ConfigType::TypedConfig(any)) = &filter.config_type else {
+            if filter.is_optional {
+                filters::left_out(filter);
+                continue;
+            }
             return Err(here.refuse(format!(
                 "Didn't find a registered implementation for '{}' with type URL: ''",
                 filter.name

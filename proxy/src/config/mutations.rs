@@ -15,6 +15,7 @@ use crate::config::rejection::{At, Fault};
 use crate::config::route::Lookup;
 use crate::config::values::{self, header_safe};
 use crate::filters;
+use crate::log;
 use crate::route::mutations::{AppendAction, HeaderAdd, HeaderMutations};
 use crate::route::table::{FilterOverride, Mutations, PerFilter};
 
@@ -164,7 +165,14 @@ fn one_override(
 ) -> Result<Option<FilterOverride>, Fault> {
     let config = |any: &Any, optional: bool| match filters::compile_route(any, lookup, at) {
         Some(compiled) => Ok(Some(FilterOverride::Config(Arc::new(compiled?)))),
-        None if optional => Ok(None),
+        None if optional => {
+            let text = format!(
+                "Can't find a registered implementation for http filter '{name}' with type URL: '{}'",
+                values::type_name(any)
+            );
+            log::warn("http", &text);
+            Ok(None)
+        }
         None if values::type_name(any) == "envoy.extensions.filters.http.router.v3.Router" => Err(at.refuse(
             format!("The filter {name} doesn't support virtual host or route specific configurations"),
         )),

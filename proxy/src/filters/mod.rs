@@ -18,6 +18,7 @@ use crate::config::runtime_values::RuntimeValues;
 use crate::config::values;
 use crate::http::h1::encode::decimal;
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers};
+use crate::log;
 use crate::observe::info::StreamInfo;
 use crate::side_call::{Answer, Question};
 use crate::stats::scope::Registry;
@@ -247,6 +248,13 @@ pub fn local(chain: &[Entry], place: &Place<'_>) -> Box<[LocalEntry]> {
     chain.iter().map(one).collect()
 }
 
+/// Tells that an optional filter of a type that we do not have is left out.
+//= envoy: HttpFilter.is_optional
+pub fn left_out(filter: &HttpFilter) {
+    let name = &filter.name;
+    log::warn("config", &format!("Didn't find a registered factory for the optional http filter {name}"));
+}
+
 /// Compiles an entry. `None`: its type is unknown and it may be left out.
 pub fn compile(
     filter: &HttpFilter,
@@ -260,8 +268,10 @@ pub fn compile(
             disabled: filter.disabled,
             filter: compiled?,
         })),
-        //= envoy: HttpFilter.is_optional
-        None if filter.is_optional => Ok(None),
+        None if filter.is_optional => {
+            left_out(filter);
+            Ok(None)
+        }
         None => Err(at.refuse(format!(
             "Didn't find a registered implementation for '{}' with type URL: '{}'",
             filter.name,

@@ -35,6 +35,7 @@ impl Gauges {
         self.server.set(Server::Concurrency, core.shards as u64);
         // The number that Envoy 1.40 shows: the first bytes of its commit.
         self.server.set(Server::Version, u64::from(crate::version::REVISION_NUMBER));
+        self.server.set(Server::StaticUnknownFields, core.plan.unknown_fields as u64);
         self.server.set(Server::DaysUntilFirstCertExpiring, u64::from(u32::MAX));
         self.clusters.set(ClusterManager::ClusterAdded, clusters);
         self.clusters.set(ClusterManager::ActiveClusters, clusters);

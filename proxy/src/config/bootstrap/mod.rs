@@ -7,6 +7,7 @@ mod places;
 pub mod shape;
 pub mod tree;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -27,6 +28,8 @@ pub struct Loaded {
     pub bootstrap: Bootstrap,
     pub bytes: Vec<u8>,
     pub places: Places,
+    /// What the configuration has and the API does not, where the command line allows it.
+    pub unknown_fields: Vec<String>,
 }
 
 /// Why there is no bootstrap; the text is what the operator sees.
@@ -66,7 +69,7 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
     let mut message =
         DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
     let unknown = if source.allow_unknown { Unknown::Skip } else { Unknown::Refuse };
-    let shaper = Shaper { pool: &pool, unknown };
+    let shaper = Shaper { pool: &pool, unknown, skipped: RefCell::default() };
     let mut places = Places::default();
     if !source.path.is_empty() {
         let (file, found) = read_path(&source.path, &shaper)?;
@@ -80,13 +83,20 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
         // Lists of both are one list now, so that indices say nothing of the file.
         places = if source.path.is_empty() { Places::of(node) } else { Places::default() };
     }
-    let refusals = fields::check(&message, &pool, source.allow_unknown);
-    if !refusals.is_empty() {
-        return Err(LoadError(places.tell(refusals.iter().map(|f| (&*f.path, &*f.reason)))));
+    let mut unknown_fields = shaper.skipped.into_inner();
+    let found = fields::check(&message, &pool);
+    if source.allow_unknown {
+        unknown_fields.extend(found.unknown);
+    } else if let Some(first) = found.unknown.first() {
+        //= envoy: the first message with unknown fields
+        return Err(LoadError(format!("Protobuf message ({first}) has unknown fields")));
+    }
+    if !found.refused.is_empty() {
+        return Err(LoadError(places.tell(found.refused.iter().map(|f| (&*f.path, &*f.reason)))));
     }
     let bytes = message.encode_to_vec();
     let bootstrap = Bootstrap::decode(&bytes[..]).map_err(|e| LoadError(format!("does not decode: {e}")))?;
-    Ok(Loaded { bootstrap, bytes, places })
+    Ok(Loaded { bootstrap, bytes, places, unknown_fields })
 }
 
 /// Protobuf's merge: repeated fields append, scalars override.
@@ -99,14 +109,8 @@ fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<(DynamicMessage, Places)
     let desc = shaper.pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set");
     let lower = path.to_ascii_lowercase();
     if lower.ends_with(".pb") {
-        let message = DynamicMessage::decode(desc, &bytes[..]);
-        let message = message
+        let message = DynamicMessage::decode(desc, &bytes[..])
             .map_err(|e| LoadError(format!("Unable to parse file \"{path}\" as a binary protobuf: {e}")))?;
-        if shaper.unknown == Unknown::Refuse && message.unknown_fields().next().is_some() {
-            return Err(LoadError(format!(
-                "Unable to parse file \"{path}\" as a binary protobuf: it has unknown fields"
-            )));
-        }
         return Ok((message, Places::default()));
     }
     let text = String::from_utf8(bytes).map_err(|e| {

@@ -2,6 +2,7 @@
 //!
 //! Unknown fields and wrong shapes are refused here, with position, path and the nearest real name.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use prost_reflect::{DescriptorPool, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
@@ -33,6 +34,8 @@ pub enum Unknown {
 pub struct Shaper<'a> {
     pub pool: &'a DescriptorPool,
     pub unknown: Unknown,
+    /// The unknown fields that were skipped, each with its position.
+    pub skipped: RefCell<Vec<String>>,
 }
 
 impl fmt::Debug for Shaper<'_> {
@@ -71,14 +74,16 @@ impl Shaper<'_> {
         let mut out = serde_json::Map::new();
         for (key, value) in entries {
             let Some(field) = desc.get_field_by_name(key).or_else(|| desc.get_field_by_json_name(key)) else {
-                if self.unknown == Unknown::Skip {
-                    continue;
-                }
-                return Err(ShapeError {
+                let error = ShapeError {
                     at: value.key.unwrap_or(value.at),
                     path: join(path, key),
                     reason: unknown_field(key, desc),
-                });
+                };
+                if self.unknown == Unknown::Refuse {
+                    return Err(error);
+                }
+                self.skipped.borrow_mut().push(error.to_string());
+                continue;
             };
             let here = join(path, field.name());
             if matches!(value.value, Value::Null) {
@@ -153,6 +158,7 @@ impl Shaper<'_> {
                 wrapped.insert("value".to_owned(), self.message(value, &desc, path)?);
                 Json::Object(wrapped)
             }
+            None if desc.full_name() == "google.protobuf.Empty" => serde_json::json!({"value": {}}),
             _ => self.message(&Node { value: Value::Map(rest), ..node.clone() }, &desc, path)?,
         };
         let Json::Object(mut body) = body else {

@@ -74,7 +74,11 @@ pub enum HeadError {
     ContentLength,
     LengthAndCoding,
     TransferCoding,
+    /// `Connection` names what no client may remove.
+    Nominated,
     Status,
+    /// A response that has no body says how long it is.
+    BodyWithoutPlace,
     UnexpectedUpgrade,
 }
 
@@ -90,6 +94,7 @@ impl HeadError {
             HeadError::TransferCoding => (501, "Not Implemented", "http1.invalid_transfer_encoding"),
             HeadError::LengthAndCoding => bad("http1.content_length_and_chunked_not_allowed"),
             HeadError::Characters => bad("http1.invalid_characters"),
+            HeadError::Nominated => bad("http1.connection_header_rejected"),
             HeadError::Underscore => bad("http1.unexpected_underscore"),
             HeadError::Url => bad("http1.invalid_url"),
             HeadError::Scheme => bad("http1.invalid_scheme"),
@@ -140,7 +145,7 @@ pub fn find_head_end(
     if bytes.len() > limits.bytes_max { Err(HeadError::TooLarge) } else { Ok(None) }
 }
 
-/// Gathers a head that comes in pieces, in one block.
+/// Gathers a response's head that comes in pieces, in one block.
 #[derive(Debug, Default)]
 pub struct HeadGather {
     scan: HeadScan,
@@ -162,19 +167,28 @@ impl HeadGather {
             } else if !bytes.is_empty() {
                 let mut block = BlockMut::with_capacity(bytes.len() * 2, budget);
                 block.extend_from_slice(bytes);
-                self.partial = Some(block);
+                self.keep(block)?;
             }
             return Ok(end);
         };
         block.extend_from_slice(bytes);
         let end = find_head_end(&mut self.scan, &block, limits)?;
         if end.is_none() {
-            self.partial = Some(block);
+            self.keep(block)?;
         } else {
             self.scan = HeadScan::default();
             *bytes = block.freeze();
         }
         Ok(end)
+    }
+
+    /// Waits for more, unless this is no head whatever follows.
+    fn keep(&mut self, block: BlockMut) -> Result<(), HeadError> {
+        if !block.iter().zip(b"HTTP/").all(|(b, expected)| b == expected) {
+            return Err(HeadError::Version);
+        }
+        self.partial = Some(block);
+        Ok(())
     }
 
     /// Whether a part of a head is here.
@@ -270,10 +284,11 @@ impl Marks {
 pub(super) fn content_length(fields: &Fields) -> Result<u64, HeadError> {
     let mut all = fields.all(HeaderId::ContentLength);
     let (Some(value), None) = (all.next(), all.next()) else { return Err(HeadError::ContentLength) };
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
         return Err(HeadError::ContentLength);
     }
-    Ok(value.iter().fold(0, |n, d| n * 10 + u64::from(d - b'0')))
+    let number = value.iter().try_fold(0u64, |n, d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')));
+    number.ok_or(HeadError::ContentLength)
 }
 
 /// One `Transfer-Encoding`, which is `chunked` and nothing else. //= rfc9112#6.1
@@ -372,6 +387,25 @@ mod tests {
             assert_eq!(heads.concat(), text[..text.len() - 4], "in pieces of {step}");
             assert!(!gather.has_begun(), "in pieces of {step}");
             assert_eq!(rest, b"rest", "in pieces of {step}");
+        }
+    }
+
+    #[test]
+    fn what_begins_no_head_is_not_waited_for() {
+        let budget = Budget::new(1 << 20);
+        for (pieces, waits) in [
+            (&["H"][..], true),
+            (&["HT", "TP/1"], true),
+            (&["hello"], false),
+            (&["HTT", "X"], false),
+            (&["\x15\x03\x01"], false),
+        ] {
+            let mut gather = HeadGather::default();
+            let ends = pieces
+                .iter()
+                .map(|p| gather.end(&mut Chunk::copy_from(p.as_bytes()), &HeadLimits::default(), &budget));
+            let last = ends.last().expect("a piece");
+            assert_eq!(last, if waits { Ok(None) } else { Err(HeadError::Version) }, "{pieces:?}");
         }
     }
 

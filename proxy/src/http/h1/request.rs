@@ -7,6 +7,7 @@ use selvedge_runtime::Chunk;
 use super::head::{
     HeadError, HeadLimits, HeadScan, Lines, Marks, Range, chunked, content_length, read_fields,
 };
+use crate::http::hop_by_hop::strip_nominated;
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, Version};
 use crate::http::validate::{host_and_port, is_authority, is_forbidden, is_token, is_user_info};
 
@@ -29,9 +30,19 @@ pub fn decode_request(block: Chunk, limits: &HeadLimits) -> Result<DecodedReques
     let (_, line_end) = lines.next().ok_or(HeadError::StartLine)?;
     let line = StartLine::read(&block[..line_end], limits)?;
     let mut dropped = 0;
-    let fields = read_fields(&block, lines, limits, &mut dropped)?;
+    let mut fields = read_fields(&block, lines, limits, &mut dropped)?;
     let marks = Marks::of(&fields);
     let framing = request_framing(&marks, &fields, limits)?;
+    //= envoy: a wish for HTTP/2 on this connection is ignored
+    let asks_h2c = fields.get(HeaderId::Upgrade).is_some_and(|v| v.eq_ignore_ascii_case(b"h2c"));
+    if asks_h2c && marks.upgrade {
+        fields.remove_named(b"http2-settings");
+    }
+    let upgrade = marks.upgrade && !asks_h2c;
+    //= envoy: what an upgrade names passes with it
+    if fields.contains(HeaderId::Connection) && !upgrade && !strip_nominated(&mut fields) {
+        return Err(HeadError::Nominated);
+    }
     //= rfc9112#6.1: HTTP/1.0 knows no transfer coding, so such a message may have been tampered with
     if line.version == Version::H10 {
         if !limits.accept_http_10 {
@@ -54,23 +65,25 @@ pub fn decode_request(block: Chunk, limits: &HeadLimits) -> Result<DecodedReques
     if !by_url && !head.authority().is_none_or(is_authority) {
         return Err(HeadError::Authority);
     }
-    //= envoy: a wish for HTTP/2 on this connection is ignored
-    let asks_h2c = head.fields.get(HeaderId::Upgrade).is_some_and(|v| v.eq_ignore_ascii_case(b"h2c"));
     Ok(DecodedRequest {
         head,
         framing,
         keep_alive,
         expect_continue: marks.expect_continue,
         //= rfc9110#7.8: a server ignores `upgrade` of HTTP/1.0
-        upgrade: marks.upgrade && line.version == Version::H11 && !asks_h2c,
+        upgrade: upgrade && line.version == Version::H11,
         dropped,
     })
 }
 
-/// Refuses a head as soon as its first line is over, when that line is wrong.
+/// Refuses a head as soon as its first line is over, when that line is wrong; at its first byte when it begins no method.
 pub fn check_start(scan: &mut HeadScan, bytes: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
-    if scan.start_checked || !scan.has_start_line() {
+    if scan.start_checked {
         return Ok(());
+    }
+    if !scan.has_start_line() {
+        let begins = bytes.first().is_none_or(|b| METHODS.iter().any(|method| method[0] == *b));
+        return if begins { Ok(()) } else { Err(HeadError::Method) };
     }
     scan.start_checked = true;
     let (_, end) = Lines::of(bytes).next().ok_or(HeadError::StartLine)?;
@@ -323,7 +336,8 @@ mod tests {
             ("GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", HeadError::ContentLength),
             ("GET / HTTP/1.1\r\nContent-Length: +1\r\n\r\n", HeadError::ContentLength),
             ("GET / HTTP/1.1\r\nContent-Length:\r\n\r\n", HeadError::ContentLength),
-            ("GET / HTTP/1.1\r\nContent-Length: 9999999999999999999\r\n\r\n", HeadError::ContentLength),
+            ("GET / HTTP/1.1\r\nContent-Length: 18446744073709551616\r\n\r\n", HeadError::ContentLength),
+            ("GET / HTTP/1.0\r\nConnection: :path\r\n\r\n", HeadError::Nominated),
             (
                 "GET / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
                 HeadError::LengthAndCoding,

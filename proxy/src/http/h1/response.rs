@@ -3,7 +3,8 @@
 use selvedge_runtime::Chunk;
 
 use super::head::{HeadError, HeadLimits, Lines, Marks, chunked, content_length, read_fields};
-use crate::http::message::{Fields, Framing, ResponseHead, Version};
+use crate::http::message::{Fields, Framing, HeaderId, ResponseHead, Version};
+use crate::http::validate::is_value;
 
 /// A response's head, and what its framing fields said.
 #[derive(Debug)]
@@ -30,8 +31,9 @@ pub fn decode_response(
     let (_, line_end) = lines.next().ok_or(HeadError::StartLine)?;
     let line = &block[..line_end];
     let fields = read_fields(&block, lines, limits, &mut 0)?;
-    if line.contains(&b'\r') {
-        return Err(HeadError::BareCarriageReturn);
+    //= rfc9112#4: what follows the status is text
+    if !line.iter().all(|&b| is_value(b)) {
+        return Err(HeadError::Characters);
     }
     let version = match line.get(..9) {
         //= envoy: a response that says HTTP/2.0 is read as 1.1
@@ -62,6 +64,10 @@ fn response_framing(
     fields: &Fields,
     limits: &HeadLimits,
 ) -> Result<Framing, HeadError> {
+    //= rfc9110#15.2, rfc9112#6.1: such a response has no body, and says nothing of one
+    if (status < 200 || status == 204) && (marks.codings > 0 || says_length(fields)) {
+        return Err(HeadError::BodyWithoutPlace);
+    }
     if status == 101 {
         // Only this request's own upgrade may switch the connection.
         return if request.upgrade { Ok(Framing::UntilClose) } else { Err(HeadError::UnexpectedUpgrade) };
@@ -78,6 +84,11 @@ fn response_framing(
         Framing::Length(0) => Framing::None,
         other => other,
     })
+}
+
+/// Whether it says a length other than zero. //= envoy: http1.content_length_not_allowed
+fn says_length(fields: &Fields) -> bool {
+    fields.all(HeaderId::ContentLength).any(|value| value != b"0")
 }
 
 #[cfg(test)]
@@ -105,6 +116,17 @@ mod tests {
         let head = RequestKind { head: true, upgrade: false };
         assert_eq!(framing("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", head), Ok((Framing::None, true)));
         assert_eq!(framing("HTTP/1.1 101 Go\r\n\r\n", get), Err(HeadError::UnexpectedUpgrade));
+        for text in [
+            "HTTP/1.1 204 N\r\ncontent-length: 1\r\n\r\n",
+            "HTTP/1.1 204 N\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 100 C\r\ncontent-length: 00\r\n\r\n",
+            "HTTP/1.1 101 S\r\ncontent-length: 1\r\n\r\n",
+        ] {
+            let upgrade = RequestKind { head: false, upgrade: true };
+            assert_eq!(framing(text, upgrade), Err(HeadError::BodyWithoutPlace), "{text:?}");
+        }
+        assert_eq!(framing("HTTP/1.1 204 N\r\ncontent-length: 0\r\n\r\n", get), Ok((Framing::None, true)));
+        assert_eq!(framing("HTTP/1.1 200 O\0K\r\n\r\n", get), Err(HeadError::Characters));
         assert_eq!(framing("HTTP/1.1 2000 OK\r\n\r\n", get), Err(HeadError::Status));
         assert_eq!(framing("HTTP/1.1 600 OK\r\n\r\n", get), Err(HeadError::Status));
         assert_eq!(framing("ICY 200 OK\r\n\r\n", get), Err(HeadError::Version));

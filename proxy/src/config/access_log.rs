@@ -258,10 +258,11 @@ fn filter(
         Some(F::NotHealthCheckFilter(_)) => Ok(LogFilter::NotHealthCheck),
         Some(F::TraceableFilter(_)) => Ok(LogFilter::Traceable),
         Some(F::RuntimeFilter(own)) => {
-            let default = own
-                .percent_sampled
-                .as_ref()
-                .map_or(Fraction { numerator: 0, denominator: 100 }, values::fraction);
+            let here = at.field(MESSAGE, "runtime_filter");
+            let default = match &own.percent_sampled {
+                Some(share) => values::fraction(share, &here.field("RuntimeFilter", "percent_sampled"))?,
+                None => Fraction { numerator: 0, denominator: 100 },
+            };
             Ok(LogFilter::Sample(runtime.fraction(&own.runtime_key, default)))
         }
         Some(F::AndFilter(own)) => several(&own.filters, "and_filter", "AndFilter").map(LogFilter::And),

@@ -53,7 +53,8 @@ pub fn runtime_fraction(
     let Some(default) = &share.default_value else {
         return Err(at.field("RuntimeFractionalPercent", "default_value").violates("value is required"));
     };
-    Ok(runtime.fraction(&share.runtime_key, values::fraction(default)))
+    let default = values::fraction(default, &at.field("RuntimeFractionalPercent", "default_value"))?;
+    Ok(runtime.fraction(&share.runtime_key, default))
 }
 
 fn path_match(rule: &route::RouteMatch, at: &At<'_>) -> Result<PathMatch, Fault> {

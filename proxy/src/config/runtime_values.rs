@@ -66,13 +66,9 @@ impl RuntimeValues {
         self.layers.iter().rev().find_map(|(_, values)| values.get(key))
     }
 
-    /// A whole number of zero or more, as limits and weights are.
+    /// A number of zero or more, as limits and weights are. //= envoy: without its fraction
     pub fn integer(&self, key: &str) -> Option<u64> {
-        match self.get(key)? {
-            RuntimeValue::Number(n) => whole(*n),
-            RuntimeValue::Text(text) => text.trim().parse().ok(),
-            RuntimeValue::Bool(_) | RuntimeValue::Fraction(_) => None,
-        }
+        self.number(key).and_then(|n| whole(n.trunc()))
     }
 
     pub fn number(&self, key: &str) -> Option<f64> {

@@ -118,13 +118,17 @@ pub fn overriding(
     value.map(|v| timeout(Some(v), None, at)).transpose()
 }
 
-pub fn fraction(value: &kind::FractionalPercent) -> Fraction {
+pub fn fraction(value: &kind::FractionalPercent, at: &At<'_>) -> Result<Fraction, Fault> {
     let denominator = match value.denominator {
+        0 => 100,
         1 => 10_000,
         2 => 1_000_000,
-        _ => 100,
+        _ => {
+            let here = at.field("FractionalPercent", "denominator");
+            return Err(here.violates("value must be one of the defined enum values"));
+        }
     };
-    Fraction { numerator: u64::from(value.numerator), denominator }
+    Ok(Fraction { numerator: u64::from(value.numerator), denominator })
 }
 
 /// Decodes the message inside an `Any`.

@@ -92,6 +92,11 @@ impl Shaper<'_> {
             if out.contains_key(field.name()) {
                 return fail(value, &here, "is given twice, in two spellings");
             }
+            let rival =
+                field.containing_oneof().and_then(|o| o.fields().find(|f| out.contains_key(f.name())));
+            if let Some(rival) = rival {
+                return fail(value, &here, format!("cannot be set besides '{}'", rival.name()));
+            }
             out.insert(field.name().to_owned(), self.field(value, &field, &here)?);
         }
         Ok(Json::Object(out))
@@ -174,6 +179,9 @@ impl Shaper<'_> {
     }
 }
 
+/// The range of google.protobuf.Duration.
+const DURATION_SECONDS_MAX: i64 = 315_576_000_000;
+
 /// A number of seconds with its unit, `1.5s`.
 //= envoy: as the JSON form of google.protobuf.Duration: no sign but a minus, at most nine decimals
 fn duration(node: &Node, path: &str) -> Result<Json, ShapeError> {
@@ -186,10 +194,14 @@ fn duration(node: &Node, path: &str) -> Result<Json, ShapeError> {
         Some((whole, fraction)) => digits(whole) && digits(fraction) && fraction.len() <= 9,
         None => digits(t),
     });
+    let shown: String = text.chars().take(64).collect();
     if good {
+        let whole = seconds.and_then(|t| t.split('.').next()).and_then(|t| t.parse::<i64>().ok());
+        if whole.is_none_or(|s| s > DURATION_SECONDS_MAX) {
+            return fail(node, path, format!("'{shown}' is out of range"));
+        }
         return Ok(Json::String(text.clone()));
     }
-    let shown: String = text.chars().take(64).collect();
     fail(node, path, format!("'{shown}' is no duration; expected seconds with their unit, such as 1.5s"))
 }
 
@@ -212,6 +224,17 @@ fn scalar(node: &Node, kind: &Kind, path: &str) -> Result<Json, ShapeError> {
         (Value::Float(n), kind) => is_number(kind) && n.fract() == 0.0,
         _ => false,
     };
+    let whole = match &node.value {
+        Value::Int(n) => Some(*n),
+        #[expect(clippy::cast_possible_truncation, reason = "a whole number; beyond the range it saturates")]
+        Value::Float(n) if n.fract() == 0.0 => Some(*n as i128),
+        _ => None,
+    };
+    if let (true, Some(n), Some(range)) = (fits, whole, range(kind))
+        && !range.contains(&n)
+    {
+        return fail(node, path, format!("{n} is out of range"));
+    }
     if fits {
         return Ok(plain(node));
     }
@@ -248,6 +271,19 @@ fn enum_value(node: &Node, name: &str, e: &EnumDescriptor, path: &str) -> Result
 
 fn is_number(kind: &Kind) -> bool {
     !matches!(kind, Kind::String | Kind::Bytes | Kind::Bool | Kind::Message(_) | Kind::Enum(_))
+}
+
+/// What a whole number of this kind may be.
+fn range(kind: &Kind) -> Option<std::ops::RangeInclusive<i128>> {
+    match kind {
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Enum(_) => {
+            Some(i32::MIN.into()..=i32::MAX.into())
+        }
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Some(i64::MIN.into()..=i64::MAX.into()),
+        Kind::Uint32 | Kind::Fixed32 => Some(0..=u32::MAX.into()),
+        Kind::Uint64 | Kind::Fixed64 => Some(0..=u64::MAX.into()),
+        _ => None,
+    }
 }
 
 fn kind_name(kind: &Kind) -> &'static str {

@@ -1,14 +1,15 @@
 //! Response flags: why a stream did not go as its sender hoped, in Envoy's words.
 
 macro_rules! flags {
-    ($($flag:ident = $bit:literal $short:literal $long:literal,)*) => {
-        /// A set of response flags.
+    ($($flag:ident = $number:literal $short:literal $long:literal,)*) => {
+        /// A set of response flags, in the order in which they were added: five bits for each, the first lowest.
+        //= envoy: they are printed in that order
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-        pub struct Flags(u32);
+        pub struct Flags(u64);
 
         impl Flags {
-            $(pub const $flag: Flags = Flags(1 << $bit);)*
-            /// Every flag with its short and long name, in the order in which Envoy prints them.
+            $(pub const $flag: Flags = Flags($number + 1);)*
+            /// Every flag with its short and long name.
             pub const ALL: &'static [(Flags, &'static str, &'static str)] =
                 &[$((Flags::$flag, $short, $long),)*];
         }
@@ -41,13 +42,28 @@ flags! {
     OVERLOAD_MANAGER = 25 "OM" "OverloadManagerTerminated",
 }
 
+const BITS: u32 = 5;
+/// More causes than one stream can have; further ones are not added.
+const FLAGS_MAX: u32 = u64::BITS / BITS;
+
 impl Flags {
+    fn each(self) -> impl Iterator<Item = Flags> {
+        std::iter::successors(Some(self.0), |rest| Some(rest >> BITS))
+            .take_while(|rest| *rest != 0)
+            .map(|rest| Flags(rest & ((1 << BITS) - 1)))
+    }
+
     pub fn add(&mut self, other: Flags) {
-        self.0 |= other.0;
+        for flag in other.each() {
+            let used = (u64::BITS - self.0.leading_zeros()).div_ceil(BITS);
+            if !self.has(flag) && used < FLAGS_MAX {
+                self.0 |= flag.0 << (used * BITS);
+            }
+        }
     }
 
     pub fn has(self, other: Flags) -> bool {
-        self.0 & other.0 != 0
+        other.each().any(|flag| self.each().any(|own| own == flag))
     }
 
     pub fn is_empty(self) -> bool {
@@ -56,15 +72,32 @@ impl Flags {
 
     /// Short or long names, joined with commas.
     pub fn write(self, long: bool, out: &mut Vec<u8>) {
-        let mut first = true;
-        for (flag, short_name, long_name) in Flags::ALL {
-            if self.has(*flag) {
-                if !first {
-                    out.push(b',');
-                }
-                first = false;
-                out.extend_from_slice(if long { long_name } else { short_name }.as_bytes());
+        for (n, flag) in self.each().enumerate() {
+            if n > 0 {
+                out.push(b',');
             }
+            let names = Flags::ALL.iter().find(|(known, ..)| *known == flag);
+            let (_, short_name, long_name) = names.expect("every flag is in the list");
+            out.extend_from_slice(if long { long_name } else { short_name }.as_bytes());
         }
     }
+}
+
+#[test]
+fn flags_keep_their_order() {
+    let mut flags = Flags::default();
+    assert!(flags.is_empty() && !flags.has(Flags::FAILED_LOCAL_HEALTH_CHECK));
+    let mut both = Flags::DELAY_INJECTED;
+    both.add(Flags::UPSTREAM_CONNECTION_FAILURE);
+    flags.add(Flags::OVERLOAD_MANAGER);
+    flags.add(both);
+    flags.add(Flags::DELAY_INJECTED);
+    let mut out = Vec::new();
+    flags.write(false, &mut out);
+    assert_eq!(String::from_utf8_lossy(&out), "OM,DI,UF");
+    assert!(flags.has(Flags::DELAY_INJECTED) && !flags.has(Flags::FAULT_INJECTED));
+    for (flag, ..) in Flags::ALL {
+        flags.add(*flag);
+    }
+    assert_eq!(flags.each().count(), 12, "what fits");
 }

@@ -80,6 +80,8 @@ struct Stream<'c> {
     request_done: bool,
     /// Both sides are configured to.
     passes_trailers: bool,
+    /// Something has happened since the head was read.
+    waited: bool,
     /// Interim responses that have come.
     interims: u32,
     /// On its way upstream, beyond what the kernel is sending.
@@ -250,6 +252,7 @@ impl<'c> Stream<'c> {
             expects_continue: request.expect_continue,
             request_done: false,
             passes_trailers: false,
+            waited: false,
             interims: 0,
             to_up: Chunks::new(),
             up: None,
@@ -484,6 +487,7 @@ impl<'c> Stream<'c> {
     }
 
     fn handle(&mut self, event: Event) -> Result<(), Cut> {
+        self.waited = true;
         if let Some(timeout) = self.idle_timeout
             && !matches!(event, Event::Deadline)
         {

@@ -145,6 +145,7 @@ impl Stream<'_> {
             self.info.details = Some(Cow::Borrowed("via_upstream"));
         }
         self.add_service_time(&mut head);
+        self.info.status = Some(head.status);
         self.route_mutations(&mut head);
         self.down_framing = match response.framing {
             // envoy: a response to HTTP/1.1 of unknown length becomes chunked
@@ -189,10 +190,9 @@ impl Stream<'_> {
         }
     }
 
-    /// What route, virtual host and table do to a response.
+    /// What route, virtual host and table do to a response. //= envoy: for them a reply of ours has no status yet
     pub(super) fn route_mutations(&mut self, head: &mut ResponseHead) {
         let Some(picked) = self.picked else { return };
-        self.info.status = Some(head.status);
         let protocol = Some(self.request.version.text());
         for level in picked.mutations(self.entry).filter(|l| !l.response.is_empty()) {
             let (info, request) = (&self.info, &self.request);
@@ -247,6 +247,9 @@ impl Stream<'_> {
             return;
         }
         let most = twin.hcm.max_requests_per_connection;
+        //= envoy: doEndStream: where the reply is made while the head is read, the rest of the request may be to come
+        let unframed = old && self.down_framing == Framing::None;
+        let closed = if self.waited || unframed { Fate::Close } else { Fate::CloseDelayed };
         if !self.request_done && !self.tunnel {
             //= envoy: a response before the end of the request closes the connection
             self.fate = Fate::CloseDelayed;
@@ -255,10 +258,10 @@ impl Stream<'_> {
         } else if !self.tunnel && self.conn.drains() {
             //= envoy: the end of the drain closes the connection, whatever else would have
         } else if !self.keep_alive {
-            self.fate = Fate::Close;
+            self.fate = closed;
         } else if most > 0 && self.conn.requests.get() >= most {
             twin.http.inc(Http::DownstreamCxMaxRequestsReached);
-            self.fate = Fate::Close;
+            self.fate = closed;
         }
     }
 
@@ -443,6 +446,7 @@ impl Stream<'_> {
         head.fields.join_repeated(JOINED_IN_RESPONSE);
         hop_by_hop::strip_response(&mut head.fields, true);
         self.add_service_time(&mut head);
+        self.info.status = Some(head.status);
         self.route_mutations(&mut head);
         self.down_framing = Framing::UntilClose;
         self.info.details = Some(Cow::Borrowed("via_upstream"));

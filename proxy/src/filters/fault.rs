@@ -78,6 +78,7 @@ pub struct Fault {
 pub struct Settings {
     delay: Option<(Delay, Fraction)>,
     abort: Option<(Abort, Fraction)>,
+    abort_body: Box<[u8]>,
     upstream_cluster: Box<str>,
     headers: Box<[HeaderMatcher]>,
     downstream_nodes: Box<[Box<[u8]>]>,
@@ -96,9 +97,23 @@ enum Delay {
 #[derive(Debug, Clone, Copy)]
 enum Abort {
     Status(u16),
-    /// `x-envoy-fault-abort-request`.
+    Grpc(u32),
+    /// `x-envoy-fault-abort-request`, else `x-envoy-fault-abort-grpc-request`.
     Header,
 }
+
+/// What a request is answered with.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Status(u16),
+    /// 200; a gRPC client learns this status.
+    Grpc(u64),
+}
+
+/// Statuses that an abort may have.
+const STATUS_MIN: u16 = 200;
+const STATUS_MAX: u16 = 599;
+const BODY: &[u8] = b"fault filter abort";
 
 /// Names of runtime values.
 #[derive(Debug)]
@@ -107,6 +122,7 @@ struct Keys {
     delay_duration: Box<str>,
     abort_percent: Box<str>,
     abort_status: Box<str>,
+    abort_grpc_status: Box<str>,
     max_active: Box<str>,
 }
 
@@ -123,7 +139,7 @@ pub struct Local {
     manager: Box<str>,
 }
 
-/// A fault at work: counted while the stream lasts.
+/// A fault at work, counted.
 #[derive(Debug)]
 struct Active {
     stats: Arc<Block<FaultStat>>,
@@ -144,8 +160,11 @@ pub struct State {
     downstream: Option<Box<str>>,
 }
 
-fn percentage(value: Option<&envoy_types::pb::envoy::r#type::v3::FractionalPercent>) -> Fraction {
-    value.map_or(Fraction { numerator: 0, denominator: 100 }, values::fraction)
+fn percentage(
+    value: Option<&envoy_types::pb::envoy::r#type::v3::FractionalPercent>,
+    at: &At<'_>,
+) -> Result<Fraction, Wrong> {
+    value.map_or(Ok(Fraction { numerator: 0, denominator: 100 }), |share| values::fraction(share, at))
 }
 
 fn delay(config: &delay_pb::FaultDelay, at: &At<'_>) -> Result<(Delay, Fraction), Wrong> {
@@ -161,24 +180,24 @@ fn delay(config: &delay_pb::FaultDelay, at: &At<'_>) -> Result<(Delay, Fraction)
         Some(Kind::HeaderDelay(_)) => Delay::Header,
         None => return Err(at.lacks("fault_delay_secifier")),
     };
-    Ok((kind, percentage(config.percentage.as_ref())))
+    Ok((kind, percentage(config.percentage.as_ref(), &at.field("FaultDelay", "percentage"))?))
 }
 
 fn abort(config: &pb::FaultAbort, at: &At<'_>) -> Result<(Abort, Fraction), Wrong> {
     use pb::fault_abort::ErrorType as Kind;
     let kind = match &config.error_type {
         Some(Kind::HttpStatus(status)) => match u16::try_from(*status) {
-            Ok(status @ 200..600) => Abort::Status(status),
+            Ok(status @ STATUS_MIN..=STATUS_MAX) => Abort::Status(status),
             _ => {
                 let here = at.field("FaultAbort", "http_status");
                 return Err(here.violates("value must be inside range [200, 600)"));
             }
         },
         Some(Kind::HeaderAbort(_)) => Abort::Header,
-        Some(Kind::GrpcStatus(_)) => return Err(at.field("FaultAbort", "grpc_status").not_implemented()),
+        Some(Kind::GrpcStatus(status)) => Abort::Grpc(*status),
         None => return Err(at.lacks("error_type")),
     };
-    Ok((kind, percentage(config.percentage.as_ref())))
+    Ok((kind, percentage(config.percentage.as_ref(), &at.field("FaultAbort", "percentage"))?))
 }
 
 fn settings(config: &Any, at: &At<'_>) -> Result<Settings, Wrong> {
@@ -192,6 +211,11 @@ fn settings(config: &Any, at: &At<'_>) -> Result<Settings, Wrong> {
     Ok(Settings {
         delay: config.delay.as_ref().map(|d| delay(d, &at.field(MESSAGE, "delay"))).transpose()?,
         abort: config.abort.as_ref().map(|a| abort(a, &at.field(MESSAGE, "abort"))).transpose()?,
+        //= envoy: FaultAbort.response_body
+        abort_body: match config.abort.as_ref().map(|a| a.response_body.as_bytes()) {
+            None | Some([]) => BODY.into(),
+            Some(own) => own.into(),
+        },
         upstream_cluster: config.upstream_cluster.as_str().into(),
         headers: headers.into(),
         downstream_nodes: config.downstream_nodes.iter().map(|n| n.as_bytes().into()).collect(),
@@ -201,6 +225,7 @@ fn settings(config: &Any, at: &At<'_>) -> Result<Settings, Wrong> {
             delay_duration: key(&config.delay_duration_runtime, "fault.http.delay.fixed_duration_ms"),
             abort_percent: key(&config.abort_percent_runtime, "fault.http.abort.abort_percent"),
             abort_status: key(&config.abort_http_status_runtime, "fault.http.abort.http_status"),
+            abort_grpc_status: key(&config.abort_grpc_status_runtime, "fault.http.abort.grpc_status"),
             max_active: key(&config.max_active_faults_runtime, "fault.http.max_active_faults"),
         },
         count_downstream: !config.disable_downstream_cluster_stats,
@@ -253,10 +278,17 @@ impl Filter for Fault {
                 return Verdict::Call(Call::Sleep(time));
             }
         }
+        //= envoy: a delay is at work until it is over, an abort until its stream is
+        one.state.active = None;
         match settings.abort(one.state.downstream.as_deref(), cx) {
-            Some(status) if activate(one, settings, cx) => {
+            Some(answer) if activate(one, settings, cx) => {
                 count(one, settings, FaultStat::AbortsInjected, DownstreamStat::AbortsInjected);
-                let mut reply = Reply::text(status, b"fault filter abort", "fault_filter_abort");
+                let (status, grpc) = match answer {
+                    Answer::Status(status) => (status, None),
+                    Answer::Grpc(grpc) => (200, Some(grpc)),
+                };
+                let mut reply = Reply::text(status, &settings.abort_body, "fault_filter_abort");
+                reply.grpc_status = grpc;
                 reply.flags = Flags::FAULT_INJECTED;
                 Verdict::Reply(Box::new(reply))
             }
@@ -356,22 +388,30 @@ impl Settings {
         (millis > 0).then(|| Duration::from_millis(millis))
     }
 
-    /// The status that this request is answered with, if it is.
-    fn abort(&self, downstream: Option<&str>, cx: &mut Cx<'_>) -> Option<u16> {
+    /// What this request is answered with, if it is.
+    fn abort(&self, downstream: Option<&str>, cx: &mut Cx<'_>) -> Option<Answer> {
         let (abort, share) = self.abort?;
         let share = match abort {
-            Abort::Status(_) => share,
+            Abort::Status(_) | Abort::Grpc(_) => share,
             Abort::Header => asked_share(cx.request, b"x-envoy-fault-abort-request-percentage", share),
         };
         if !takes(cx, downstream, &self.keys.abort_percent, "abort.abort_percent", share) {
             return None;
         }
-        let status = match abort {
-            Abort::Status(status) => u64::from(status),
-            Abort::Header => number(cx.request, b"x-envoy-fault-abort-request").filter(|s| (200..600).contains(s))?,
+        let possible = |status: &u64| (u64::from(STATUS_MIN)..=u64::from(STATUS_MAX)).contains(status);
+        let (status, grpc) = match abort {
+            Abort::Status(status) => (Some(u64::from(status)), None),
+            Abort::Grpc(status) => (None, Some(u64::from(status))),
+            Abort::Header => (
+                number(cx.request, b"x-envoy-fault-abort-request").filter(possible),
+                number(cx.request, b"x-envoy-fault-abort-grpc-request"),
+            ),
         };
-        let status = tuned(cx, downstream, &self.keys.abort_status, "abort.http_status", status);
-        u16::try_from(status).ok().filter(|s| (200..600).contains(s))
+        if let Some(status) = status {
+            let status = tuned(cx, downstream, &self.keys.abort_status, "abort.http_status", status);
+            return Some(status).filter(possible).and_then(|s| u16::try_from(s).ok()).map(Answer::Status);
+        }
+        grpc.map(|status| Answer::Grpc(cx.runtime.integer(&self.keys.abort_grpc_status).unwrap_or(status)))
     }
 }
 

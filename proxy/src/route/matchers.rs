@@ -236,10 +236,10 @@ pub fn without_query(path: &[u8]) -> &[u8] {
     }
 }
 
-fn is_grpc(head: &RequestHead) -> bool {
+pub fn is_grpc(head: &RequestHead) -> bool {
     let Some(kind) = head.fields.get(HeaderId::ContentType) else { return false };
-    kind.strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    //= envoy: a parameter makes it another type
+    kind.strip_prefix(b"application/grpc").is_some_and(|rest| matches!(rest.first(), None | Some(b'+')))
 }
 
 fn equal(a: &[u8], b: &[u8], ignore_case: bool) -> bool {

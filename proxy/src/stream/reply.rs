@@ -6,14 +6,12 @@ use selvedge_runtime::Chunk;
 
 use super::Stream;
 use crate::http::h1::encode::decimal;
-use crate::http::header_id::IdSet;
 use crate::http::message::{Framing, HeaderId as H, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
+use crate::route::matchers::is_grpc;
 use crate::route::pick::Picked;
 use crate::route::rewrite;
 use crate::route::table::{Direct, Redirect};
-
-const BODY: IdSet = IdSet::of(&[H::ContentLength, H::ContentType]);
 
 /// A local reply, before the connection manager's own fields.
 #[derive(Debug)]
@@ -25,6 +23,8 @@ pub struct Reply {
     pub location: Option<Vec<u8>>,
     /// Fields of a filter's; they replace those of the same name.
     pub headers: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What a gRPC client learns; `None`: what the status stands for there.
+    pub grpc_status: Option<u64>,
     /// Says `x-envoy-overloaded: true`.
     pub overloaded: bool,
 }
@@ -38,6 +38,7 @@ impl Reply {
             flags: Flags::default(),
             location: None,
             headers: Vec::new(),
+            grpc_status: None,
             overloaded: false,
         }
     }
@@ -75,18 +76,32 @@ impl<'c> Stream<'c> {
         for (name, value) in &reply.headers {
             head.fields.append_named(name, value);
         }
-        let length = reply.body.len() as u64;
-        if length > 0 {
+        let is_head = self.request.is_method(b"HEAD");
+        let mut body = reply.body;
+        if is_grpc(&self.request) {
+            let status = reply.grpc_status.unwrap_or_else(|| grpc_status_of(reply.status));
+            speak_grpc(&mut head, status, if is_head { b"" } else { &body });
+            body = Chunk::from_static(b"");
+        }
+        let length = body.len() as u64;
+        //= rfc9110#6.4.1: these have no body, whatever they say
+        if length > 0 && !matches!(head.status, 204 | 304) {
             head.fields.set(H::ContentLength, decimal(length, &mut [0; 20]));
             if !head.fields.contains(H::ContentType) {
                 head.fields.append(H::ContentType, b"text/plain");
             }
             self.down_framing = Framing::Length(length);
         } else {
-            head.fields.remove_ids(BODY);
+            body = Chunk::from_static(b"");
+            head.fields.remove(H::ContentLength);
+            if !head.fields.contains(H::GrpcStatus) {
+                head.fields.remove(H::ContentType);
+            }
             self.down_framing = Framing::None;
         }
-        let body = if self.request.is_method(b"HEAD") { Chunk::from_static(b"") } else { reply.body };
+        if is_head {
+            body = Chunk::from_static(b"");
+        }
         match self.reply_through_filters(head, &body) {
             Some(head) => {
                 self.send_response_head(head);
@@ -108,5 +123,37 @@ impl<'c> Stream<'c> {
         }
         reply.location = Some(location);
         self.reply(reply);
+    }
+}
+
+/// Makes a reply one that gRPC clients read: always 200, and the body is the message.
+//= envoy: Utility::prepareLocalReply
+fn speak_grpc(head: &mut ResponseHead, status: u64, body: &[u8]) {
+    head.status = 200;
+    head.fields.set(H::ContentType, b"application/grpc");
+    if !head.fields.contains(H::GrpcStatus) {
+        head.fields.append(H::GrpcStatus, decimal(status, &mut [0; 20]));
+    }
+    if !body.is_empty() {
+        let mut message = Vec::with_capacity(body.len());
+        for byte in body {
+            match byte {
+                b' '..=b'~' if *byte != b'%' => message.push(*byte),
+                _ => message.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            }
+        }
+        head.fields.set(H::GrpcMessage, &message);
+    }
+}
+
+//= envoy: Grpc::Utility::httpToGrpcStatus
+fn grpc_status_of(status: u16) -> u64 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
     }
 }

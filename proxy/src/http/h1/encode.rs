@@ -167,6 +167,8 @@ pub fn reason(status: u16) -> &'static str {
         508 => "Loop Detected",
         510 => "Not Extended",
         511 => "Network Authentication Required",
+        //= envoy: CodeUtility::toString
+        599 => "Last Unassigned Server Error Code",
         _ => "Unknown",
     }
 }

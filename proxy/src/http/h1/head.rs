@@ -278,6 +278,14 @@ impl Marks {
         marks.upgrade &= names_upgrade;
         marks
     }
+
+    /// A length beside a transfer coding, where that is let pass, says nothing and goes no further.
+    //= rfc9112#6.3: such a field is removed before the message is forwarded
+    pub(super) fn drop_overridden_length(&self, fields: &mut Fields) {
+        if self.codings > 0 && self.lengths > 0 {
+            fields.remove(HeaderId::ContentLength);
+        }
+    }
 }
 
 /// One `Content-Length`, of digits only. //= rfc9110#8.6

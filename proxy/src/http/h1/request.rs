@@ -33,6 +33,7 @@ pub fn decode_request(block: Chunk, limits: &HeadLimits) -> Result<DecodedReques
     let mut fields = read_fields(&block, lines, limits, &mut dropped)?;
     let marks = Marks::of(&fields);
     let framing = request_framing(&marks, &fields, limits)?;
+    marks.drop_overridden_length(&mut fields);
     //= envoy: a wish for HTTP/2 on this connection is ignored
     let asks_h2c = fields.get(HeaderId::Upgrade).is_some_and(|v| v.eq_ignore_ascii_case(b"h2c"));
     if asks_h2c && marks.upgrade {

@@ -30,7 +30,7 @@ pub fn decode_response(
     let mut lines = Lines::of(&block);
     let (_, line_end) = lines.next().ok_or(HeadError::StartLine)?;
     let line = &block[..line_end];
-    let fields = read_fields(&block, lines, limits, &mut 0)?;
+    let mut fields = read_fields(&block, lines, limits, &mut 0)?;
     //= rfc9112#4: what follows the status is text
     if !line.iter().all(|&b| is_value(b)) {
         return Err(HeadError::Characters);
@@ -52,6 +52,7 @@ pub fn decode_response(
     }
     let marks = Marks::of(&fields);
     let framing = response_framing(status, request, &marks, &fields, limits)?;
+    marks.drop_overridden_length(&mut fields);
     let keep_alive = if version == Version::H11 { !marks.close } else { marks.keep_alive };
     Ok(DecodedResponse { head: ResponseHead { version, status, fields }, framing, keep_alive })
 }

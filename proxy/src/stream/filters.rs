@@ -10,9 +10,10 @@ use std::task::{Context, Poll};
 
 use selvedge_runtime::{Chunk, Instant};
 
-use super::{Cut, Reply, Stream, response};
+use super::{Cut, Reply, Stream};
 use crate::filters::chain::{Dir, Outcome, Run};
 use crate::filters::{Call, Cx, Target};
+use crate::http::h1::encode;
 use crate::http::message::{Framing, ResponseHead, Trailers};
 use crate::limits;
 use crate::route::table::Action;
@@ -157,7 +158,7 @@ impl<'c> Stream<'c> {
                 self.drive_request()
             }
             _ => {
-                response::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
+                encode::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
                 Ok(())
             }
         }
@@ -181,7 +182,7 @@ impl<'c> Stream<'c> {
     fn request_last(&mut self, trailers: Option<Trailers>) {
         if self.request_framing == Framing::Chunked {
             let trailers = trailers.filter(|_| self.passes_trailers);
-            response::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
+            encode::last_chunk(trailers.as_ref(), &mut self.to_up, self.conn.cx.rt.budget());
         }
     }
 
@@ -251,7 +252,7 @@ impl<'c> Stream<'c> {
             let call = filters.run.take_call(Dir::Request);
             self.filters = Some(filters);
             while let Some(data) = out.pop() {
-                response::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
+                encode::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
             }
             if let Some(trailers) = end {
                 self.request_last(trailers);

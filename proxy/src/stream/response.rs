@@ -2,14 +2,14 @@
 
 use std::borrow::Cow;
 
-use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks, NetError, RecvClass};
+use selvedge_runtime::{Chunk, NetError, RecvClass};
 
 use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
 use crate::filters::Dir;
 use crate::http::edge::{self, Signature};
 use crate::http::h1::body::{BodyDecoder, BodyEvent};
-use crate::http::h1::encode::{decimal, encode_chunk_size, encode_last_chunk, encode_response};
+use crate::http::h1::encode::{decimal, encode_response, frame, frame_response, last_chunk};
 use crate::http::h1::response::{self, DecodedResponse, RequestKind};
 use crate::http::header_id::JOINED_IN_RESPONSE;
 use crate::http::hop_by_hop;
@@ -19,32 +19,6 @@ use crate::observe::flags::Flags;
 use crate::stats::names::{Cluster as ClusterStat, Http, ListenerHttp};
 use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool;
-
-/// Body bytes in the framing of the message they go into.
-pub(super) fn frame(framing: Framing, data: Chunk, out: &mut Chunks, budget: &Budget) {
-    if framing != Framing::Chunked {
-        out.push(data);
-        return;
-    }
-    if data.is_empty() {
-        return;
-    }
-    let mut size = BlockMut::with_capacity(18, budget);
-    encode_chunk_size(data.len(), &mut size);
-    out.push(size.freeze());
-    out.push(data);
-    out.push(Chunk::from_static(b"\r\n"));
-}
-
-pub(super) fn last_chunk(trailers: Option<&Trailers>, out: &mut Chunks, budget: &Budget) {
-    if trailers.is_none() {
-        out.push(Chunk::from_static(b"0\r\n\r\n"));
-        return;
-    }
-    let mut block = BlockMut::with_capacity(256, budget);
-    encode_last_chunk(trailers, &mut block);
-    out.push(block.freeze());
-}
 
 impl Stream<'_> {
     pub(super) fn on_up_bytes(&mut self, chunk: Chunk) -> Result<(), Cut> {
@@ -227,9 +201,10 @@ impl Stream<'_> {
         } else if old {
             head.fields.set(H::Connection, b"keep-alive");
         }
-        let framing = self.frame_response(&mut head, old);
+        let framed = frame_response(&mut head, self.down_framing, self.request.is_method(b"HEAD"), old);
+        self.down_framing = framed.body;
         let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 256);
-        encode_response(&head, self.request.version, framing, &mut block);
+        encode_response(&head, self.request.version, framed.named, &mut block);
         self.to_down.push(block.freeze());
         self.count_response(&head);
         if !self.request_done {
@@ -263,27 +238,6 @@ impl Stream<'_> {
             twin.http.inc(Http::DownstreamCxMaxRequestsReached);
             self.fate = closed;
         }
-    }
-
-    /// Tells the client where the body ends; the answer is the framing that the head names.
-    //= envoy: StreamEncoderImpl::encodeHeadersBase
-    fn frame_response(&mut self, head: &mut ResponseHead, old: bool) -> Framing {
-        if old && self.down_framing == Framing::Chunked {
-            self.down_framing = Framing::UntilClose;
-        }
-        if head.status < 200 || head.status == 204 {
-            head.fields.remove(H::ContentLength);
-        } else if self.down_framing == Framing::None
-            && head.status != 304
-            && !head.fields.contains(H::ContentLength)
-        {
-            // A response to HEAD has no body to frame, and says how one would be.
-            if self.request.is_method(b"HEAD") {
-                return if old { Framing::UntilClose } else { Framing::Chunked };
-            }
-            return Framing::Length(0);
-        }
-        self.down_framing
     }
 
     fn count_response(&self, head: &ResponseHead) {

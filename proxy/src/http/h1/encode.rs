@@ -1,6 +1,6 @@
 //! Messages to bytes. Framing fields are written from the decision, never copied; names leave in lower case.
 
-use selvedge_runtime::BlockMut;
+use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks};
 
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers, Version};
 
@@ -64,6 +64,61 @@ fn encode_fields(fields: &Fields, out: &mut BlockMut) {
         out.extend_from_slice(value);
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// How the client learns where a response ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Framed {
+    /// What the head says.
+    pub named: Framing,
+    /// How the body is written.
+    pub body: Framing,
+}
+
+/// Decides how a response is framed for the client: `body` as the upstream framed it, `old` where the client speaks
+/// HTTP/1.0.
+//= envoy: StreamEncoderImpl::encodeHeadersBase
+pub fn frame_response(head: &mut ResponseHead, body: Framing, to_head: bool, old: bool) -> Framed {
+    let body = if old && body == Framing::Chunked { Framing::UntilClose } else { body };
+    let mut named = body;
+    if head.status < 200 || head.status == 204 {
+        head.fields.remove(HeaderId::ContentLength);
+    } else if body == Framing::None && head.status != 304 && !head.fields.contains(HeaderId::ContentLength) {
+        // A response to HEAD has no body to frame, and says how one would be.
+        named = match (to_head, old) {
+            (true, true) => Framing::UntilClose,
+            (true, false) => Framing::Chunked,
+            (false, _) => Framing::Length(0),
+        };
+    }
+    Framed { named, body }
+}
+
+/// Body bytes in the framing of the message they go into.
+pub fn frame(framing: Framing, data: Chunk, out: &mut Chunks, budget: &Budget) {
+    if framing != Framing::Chunked {
+        out.push(data);
+        return;
+    }
+    if data.is_empty() {
+        return;
+    }
+    let mut size = BlockMut::with_capacity(18, budget);
+    encode_chunk_size(data.len(), &mut size);
+    out.push(size.freeze());
+    out.push(data);
+    out.push(Chunk::from_static(b"\r\n"));
+}
+
+/// The end of a chunked body.
+pub fn last_chunk(trailers: Option<&Trailers>, out: &mut Chunks, budget: &Budget) {
+    if trailers.is_none() {
+        out.push(Chunk::from_static(b"0\r\n\r\n"));
+        return;
+    }
+    let mut block = BlockMut::with_capacity(256, budget);
+    encode_last_chunk(trailers, &mut block);
+    out.push(block.freeze());
 }
 
 /// The line before a chunk's data.

@@ -72,7 +72,7 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
     let shaper = Shaper { pool: &pool, unknown, skipped: RefCell::default() };
     let mut places = Places::default();
     if !source.path.is_empty() {
-        let (file, found) = read_path(&source.path, &shaper)?;
+        let (file, found) = decode(&source.path, read(&source.path)?, &shaper)?;
         merge(&mut message, &file)?;
         places = found;
     }
@@ -83,9 +83,18 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
         // Lists of both are one list now, so that indices say nothing of the file.
         places = if source.path.is_empty() { Places::of(node) } else { Places::default() };
     }
+    finish(&message, places, shaper)
+}
+
+/// Refuses what is not implemented.
+pub(crate) fn finish(
+    message: &DynamicMessage,
+    places: Places,
+    shaper: Shaper<'_>,
+) -> Result<Loaded, LoadError> {
     let mut unknown_fields = shaper.skipped.into_inner();
-    let found = fields::check(&message, &pool);
-    if source.allow_unknown {
+    let found = fields::check(message, shaper.pool);
+    if shaper.unknown == Unknown::Skip {
         unknown_fields.extend(found.unknown);
     } else if let Some(first) = found.unknown.first() {
         //= envoy: the first message with unknown fields
@@ -104,8 +113,12 @@ fn merge(message: &mut DynamicMessage, other: &DynamicMessage) -> Result<(), Loa
     message.merge(&other.encode_to_vec()[..]).map_err(|e| LoadError(format!("does not merge: {e}")))
 }
 
-fn read_path(path: &str, shaper: &Shaper<'_>) -> Result<(DynamicMessage, Places), LoadError> {
-    let bytes = read(path)?;
+/// The message in the bytes of a file, whose name decides its form.
+pub(crate) fn decode(
+    path: &str,
+    bytes: Vec<u8>,
+    shaper: &Shaper<'_>,
+) -> Result<(DynamicMessage, Places), LoadError> {
     let desc = shaper.pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set");
     let lower = path.to_ascii_lowercase();
     if lower.ends_with(".pb") {

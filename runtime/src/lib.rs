@@ -8,6 +8,8 @@ mod buf;
 pub mod cpu;
 mod driver;
 mod epoll;
+#[doc(hidden)]
+pub mod fuzz;
 mod kernel;
 pub mod limits;
 pub mod listen;

@@ -21,8 +21,8 @@ pub struct TaskId {
 impl TaskId {
     pub(crate) const NONE: TaskId = TaskId { index: u32::MAX, generation: 0 };
 
-    #[cfg(test)]
-    pub(crate) fn test(n: u32) -> TaskId {
+    /// Of no task: names a timer's owner where there are none.
+    pub(crate) fn numbered(n: u32) -> TaskId {
         TaskId { index: n, generation: 1 }
     }
 }

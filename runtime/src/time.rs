@@ -76,7 +76,7 @@ fn clock(which: libc::clockid_t) -> u64 {
 const LEVELS: usize = 6;
 const SLOTS: usize = 64;
 const NONE: u32 = u32::MAX;
-const TICK_NS: u64 = 1_000_000;
+pub(crate) const TICK_NS: u64 = 1_000_000;
 /// Ticks that the wheel spans; what lies beyond waits in the last slot and is placed again.
 const SPAN: u64 = 1 << (6 * LEVELS);
 
@@ -103,7 +103,7 @@ pub(crate) struct Wheel {
 }
 
 impl Wheel {
-    fn new(now: Instant) -> Wheel {
+    pub(crate) fn new(now: Instant) -> Wheel {
         Wheel {
             entries: Vec::new(),
             free: NONE,
@@ -119,7 +119,7 @@ impl Wheel {
         at.0.div_ceil(TICK_NS)
     }
 
-    fn take(&mut self) -> u32 {
+    pub(crate) fn take(&mut self) -> u32 {
         let entry = Entry { tick: 0, task: TaskId::NONE, next: NONE, prev: NONE, slot: 0, armed: false };
         if self.free == NONE {
             self.entries.push(entry);
@@ -131,13 +131,13 @@ impl Wheel {
         id
     }
 
-    fn give(&mut self, id: u32) {
+    pub(crate) fn give(&mut self, id: u32) {
         self.disarm(id);
         self.entries[id as usize].next = self.free;
         self.free = id;
     }
 
-    fn arm(&mut self, id: u32, tick: u64, task: TaskId) {
+    pub(crate) fn arm(&mut self, id: u32, tick: u64, task: TaskId) {
         self.disarm(id);
         self.entries[id as usize].task = task;
         self.link(id, tick);
@@ -187,7 +187,7 @@ impl Wheel {
     }
 
     /// The tick at which something may be due; exact for the lowest level, early for the others.
-    fn next_tick(&self) -> Option<u64> {
+    pub(crate) fn next_tick(&self) -> Option<u64> {
         for level in 0..LEVELS {
             if self.full[level] == 0 {
                 continue;
@@ -203,7 +203,7 @@ impl Wheel {
     }
 
     /// Moves to `now` and collects the tasks whose timers are due.
-    fn advance(&mut self, now: Instant, due: &mut Vec<TaskId>) {
+    pub(crate) fn advance(&mut self, now: Instant, due: &mut Vec<TaskId>) {
         let until = now.0 / TICK_NS;
         while let Some(next) = self.next_tick().filter(|&t| t <= until) {
             self.tick = next;
@@ -353,7 +353,7 @@ mod tests {
             for n in 0..200u32 {
                 let at = start + rng.next() % [3, 70, 5_000, 400_000, 90_000_000][n as usize % 5];
                 let id = wheel.take();
-                wheel.arm(id, at, TaskId::test(n));
+                wheel.arm(id, at, TaskId::numbered(n));
                 waiting.push((at, n));
             }
             for n in (0..200u32).filter(|n| n % 7 == 0) {
@@ -369,7 +369,7 @@ mod tests {
                 now = if rng.next().is_multiple_of(3) { now + rng.next() % 100_000 } else { next.max(now) };
                 wheel.advance(ms(now), &mut due);
                 for task in due.drain(..) {
-                    let at = waiting.iter().position(|w| TaskId::test(w.1) == task).expect("was waiting");
+                    let at = waiting.iter().position(|w| TaskId::numbered(w.1) == task).expect("was waiting");
                     assert!(waiting[at].0 <= now, "round {round}: early");
                     waiting.remove(at);
                 }

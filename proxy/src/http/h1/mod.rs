@@ -2,7 +2,11 @@
 
 pub mod body;
 pub mod encode;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod head;
+#[doc(hidden)]
+pub mod oracle;
 pub mod request;
 pub mod response;
 

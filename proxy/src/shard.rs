@@ -163,8 +163,13 @@ impl ListenerTwin {
     fn new(parts: &Parts, at: usize, logs: &ShardLogs) -> ListenerTwin {
         let config = Arc::clone(&parts.snapshot.listeners[at]);
         let (scopes, hcm) = (&parts.scopes[at], Arc::clone(&config.hcm));
-        let place =
-            filters::Place { registry: &parts.registry, shard: parts.shard, manager: &hcm.stat_prefix };
+        let place = filters::Place {
+            registry: &parts.registry,
+            shard: parts.shard,
+            manager: &hcm.stat_prefix,
+            server: &parts.server,
+            node: &parts.snapshot.node,
+        };
         let filters = filters::local(&hcm.filters, &place);
         let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
         ListenerTwin {

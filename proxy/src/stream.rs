@@ -637,7 +637,7 @@ impl<'c> Stream<'c> {
         if let Some(cluster) = self.up.as_ref().map(|up| &up.cluster).or(waits_for) {
             cluster.stats.inc(stat);
             if !begun {
-                cluster.stats.code(self.timeout_status, self.origin.internal);
+                account::charge_code(&self.info, self.origin.internal, cluster, self.timeout_status);
             }
         }
         if let Some(up) = &self.up {

@@ -15,11 +15,13 @@ use selvedge_runtime::{Chunks, Instant};
 use crate::config::rejection::{At, Fault as Wrong};
 use crate::config::route::Lookup;
 use crate::config::runtime_values::RuntimeValues;
+use crate::config::snapshot::Node;
 use crate::config::values;
 use crate::http::h1::encode::decimal;
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead, Trailers};
 use crate::log;
 use crate::observe::info::StreamInfo;
+use crate::shard::ServerShared;
 use crate::side_call::{Answer, Question};
 use crate::stats::scope::Registry;
 use crate::stream::Reply;
@@ -34,6 +36,7 @@ list::filters! {
     buffer::Buffer,
     ext_authz::ExtAuthz,
     fault::Fault,
+    health_check::HealthCheck,
     #[cfg(test)]
     probe::Probe,
     #[cfg(test)]
@@ -96,9 +99,9 @@ pub enum Body {
 
 /// One filter. Every hook has a default that lets pass.
 pub trait Filter: fmt::Debug + Sized + Send + Sync + 'static {
-    /// Types of the message that configures it, and of the one that routes carry.
+    /// Type of the message that configures it, and of the one that routes carry where that is another.
     const TYPE: &'static str;
-    const ROUTE_TYPE: &'static str;
+    const ROUTE_TYPE: &'static str = Self::TYPE;
     /// Its compiled configuration of one route.
     type Route: fmt::Debug + Send + Sync;
     /// What a shard keeps of it: blocks of stats.
@@ -107,7 +110,10 @@ pub trait Filter: fmt::Debug + Sized + Send + Sync + 'static {
     type Stream: fmt::Debug + Default;
 
     fn compile(config: &Any, lookup: Lookup<'_>, at: &At<'_>) -> Result<Self, Wrong>;
-    fn compile_route(config: &Any, lookup: Lookup<'_>, at: &At<'_>) -> Result<Self::Route, Wrong>;
+    /// Without it routes can but switch the filter off and on.
+    fn compile_route(_config: &Any, _: Lookup<'_>, at: &At<'_>) -> Result<Self::Route, Wrong> {
+        Err(at.refuse("The filter doesn't support virtual host or route specific configurations"))
+    }
     fn local(&self, place: &Place<'_>) -> Self::Local;
 
     fn wants(_one: &mut Running<'_, Self>, _cx: &mut Cx<'_>) -> Wants {
@@ -153,6 +159,8 @@ pub struct Place<'a> {
     pub shard: usize,
     /// `stat_prefix` of the connection manager.
     pub manager: &'a str,
+    pub server: &'a Arc<ServerShared>,
+    pub node: &'a Node,
 }
 
 /// Where the request will go, as far as its route tells.

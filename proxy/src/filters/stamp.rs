@@ -14,7 +14,6 @@ pub struct Stamp(Box<str>);
 
 impl Filter for Stamp {
     const TYPE: &'static str = "google.protobuf.StringValue";
-    const ROUTE_TYPE: &'static str = "google.protobuf.StringValue";
     type Route = Stamp;
     type Local = ();
     type Stream = ();

@@ -1,8 +1,12 @@
 //! Chains of test filters, driven by hand: every verdict, both ways. No socket, no clock.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use envoy_types::pb::google::protobuf::{Any, BytesValue, StringValue};
+use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::extensions::filters::http::health_check::v3 as pb;
+use envoy_types::pb::google::protobuf::{Any, BoolValue, BytesValue, StringValue};
 use prost::Message;
 use selvedge_runtime::{Chunk, Chunks, Instant, WallTime};
 
@@ -11,9 +15,11 @@ use super::{Cx, Entry, LocalEntry, Place, Target, compile_any, local};
 use crate::config::rejection::At;
 use crate::config::route::Lookup;
 use crate::config::runtime_values::RuntimeValues;
-use crate::config::snapshot::ClusterNames;
+use crate::config::snapshot::{ClusterNames, Node};
 use crate::http::message::{Framing, RequestHead, ResponseHead};
+use crate::limits;
 use crate::observe::info::StreamInfo;
+use crate::shard::ServerShared;
 use crate::side_call::Answer;
 
 fn any<F: super::Filter>(value: Vec<u8>) -> Any {
@@ -21,6 +27,10 @@ fn any<F: super::Filter>(value: Vec<u8>) -> Any {
 }
 
 fn chain(configs: &[Any]) -> Box<[LocalEntry]> {
+    chain_of(configs, &Arc::default())
+}
+
+fn chain_of(configs: &[Any], server: &Arc<ServerShared>) -> Box<[LocalEntry]> {
     let (names, runtime) = (ClusterNames::default(), RuntimeValues::default());
     let lookup = Lookup::new(&names, &runtime);
     let one = |config| Entry {
@@ -29,7 +39,10 @@ fn chain(configs: &[Any]) -> Box<[LocalEntry]> {
         filter: compile_any(config, lookup, &At::resource()).expect("known").expect("good"),
     };
     let entries: Vec<Entry> = configs.iter().map(one).collect();
-    local(&entries, &Place { registry: &Arc::default(), shard: 0, manager: "main" })
+    local(
+        &entries,
+        &Place { registry: &Arc::default(), shard: 0, manager: "main", server, node: &Node::default() },
+    )
 }
 
 fn drive(run: &mut Run<'_>, dir: Dir, request: &mut RequestHead) -> String {
@@ -63,19 +76,25 @@ fn drive(run: &mut Run<'_>, dir: Dir, request: &mut RequestHead) -> String {
     }
 }
 
-/// Feeds a message to probes: `.` drives, `?` answers, `$` ends, other words are pieces of the body.
 #[track_caller]
-fn check(dir: Dir, scripts: &[&str], feed: &str, expect: &[&str]) {
+fn check(dir: Dir, scripts: &[&str], words: &str, expect: &[&str]) {
     let script = |s: &&str| any::<super::Probe>(BytesValue { value: s.as_bytes().to_vec() }.encode_to_vec());
     let entries = chain(&scripts.iter().map(script).collect::<Vec<_>>());
-    let mut run = Run::new(&entries, None, None);
-    let mut request = RequestHead::new(b"POST", b"h", b"/");
+    assert_eq!(feed(&entries, dir, b"/", words), expect, "{dir:?} {scripts:?} {words}");
+}
+
+/// Feeds a message to a chain: `.` drives, `?` answers, `$` ends, `#` is more body than a filter may hold, other words
+/// are pieces of the body.
+fn feed(entries: &[LocalEntry], dir: Dir, path: &[u8], words: &str) -> Vec<String> {
+    let mut run = Run::new(entries, None, None);
+    let mut request = RequestHead::new(b"POST", b"h", path);
     let mut seen = Vec::new();
-    for word in feed.split(' ') {
+    for word in words.split(' ') {
         match word {
             "." => {}
             "?" => run.answer(dir, Answer::Slept),
             "$" => run.end(dir, None),
+            "#" => run.push(dir, Chunk::copy_from(&vec![b'#'; limits::FILTER_HOLD_BYTES])),
             data => run.push(dir, Chunk::copy_from(data.as_bytes())),
         }
         let mut step = drive(&mut run, dir, &mut request);
@@ -88,7 +107,7 @@ fn check(dir: Dir, scripts: &[&str], feed: &str, expect: &[&str]) {
         }
         seen.push(step);
     }
-    assert_eq!(seen, expect, "{dir:?} {scripts:?} {feed}");
+    seen
 }
 
 #[test]
@@ -130,6 +149,35 @@ fn every_verdict_both_ways() {
 fn a_response_meets_the_filters_in_reverse_order() {
     check(Dir::Request, &["request_head=reset", "request_head=reply"], ".", &["reset probe"]);
     check(Dir::Response, &["response_head=reset", "response_head=reply"], ".", &["reply 502"]);
+}
+
+#[test]
+#[expect(deprecated, reason = "the shortest of the matchers")]
+fn health_checks_are_answered_at_their_end() {
+    for (through, failing, path, words, expect) in [
+        (false, false, "/healthz", ". ab $", vec!["waits", "waits", "reply 200"]),
+        (false, false, "/healthz", ". # #", vec!["waits", "reply 200"]),
+        (false, true, "/healthz", ". $", vec!["waits", "reply 503"]),
+        (false, true, "/", ". ab $", vec!["passed", "passed ab", "passed $"]),
+        (true, false, "/healthz", ". ab $", vec!["passed", "passed ab", "passed $"]),
+        (true, true, "/healthz", ". $", vec!["waits", "reply 503"]),
+    ] {
+        let server = Arc::new(ServerShared::default());
+        server.failing_health.store(failing, Relaxed);
+        let config = pb::HealthCheck {
+            pass_through_mode: Some(BoolValue { value: through }),
+            headers: vec![HeaderMatcher {
+                name: ":path".to_owned(),
+                header_match_specifier: Some(HeaderMatchSpecifier::PrefixMatch("/healthz".to_owned())),
+                ..HeaderMatcher::default()
+            }],
+            ..pb::HealthCheck::default()
+        };
+        let entries = chain_of(&[any::<super::HealthCheck>(config.encode_to_vec())], &server);
+        let mut seen = feed(&entries, Dir::Request, path.as_bytes(), words);
+        seen.truncate(expect.len());
+        assert_eq!(seen, expect, "{through} {failing} {path} {words}");
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct StreamInfo {
     pub failure: Option<Cow<'static, str>>,
     pub connection_termination: Option<&'static str>,
     pub upgraded: bool,
+    /// A health check of this proxy: left out where responses are counted.
+    pub health_check: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -74,6 +76,7 @@ impl StreamInfo {
             failure: None,
             connection_termination: None,
             upgraded: false,
+            health_check: false,
         }
     }
 }

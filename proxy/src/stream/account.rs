@@ -7,6 +7,7 @@ use crate::access_log::format::LogCx;
 use crate::access_log::sink::LogId;
 use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
 use crate::observe::flags::Flags;
+use crate::observe::info::StreamInfo;
 use crate::stats::names::{ClusterHist, Http, HttpHist};
 use crate::upstream::cluster::ClusterTwin;
 
@@ -39,6 +40,9 @@ impl Stream<'_> {
         self.up = None;
         self.filters = None;
         http.dec(Http::DownstreamRqActive);
+        if self.info.health_check {
+            http.inc(Http::TracingHealthCheck);
+        }
         if self.info.upgraded {
             http.dec(Http::DownstreamCxUpgradesActive);
         }
@@ -56,6 +60,9 @@ impl Stream<'_> {
     /// The response has come whole from `cluster`: how long that took.
     //= envoy: Filter::onUpstreamComplete: from the end of the request to the end of the response
     pub(super) fn record_upstream_time(&self, cluster: &ClusterTwin) {
+        if self.info.health_check {
+            return;
+        }
         let stamps = &self.info.stamps;
         if let (Some(asked), Some(last)) = (stamps.request_last, stamps.upstream_last) {
             let (took, internal) = (last.millis_since(asked), self.origin.internal);
@@ -88,7 +95,7 @@ impl Stream<'_> {
             LogFilter::Always => true,
             LogFilter::Status(c) => compare(*c, u64::from(self.info.status.unwrap_or(0))),
             LogFilter::DurationMs(c) => compare(*c, total_ms),
-            LogFilter::NotHealthCheck => true,
+            LogFilter::NotHealthCheck => !self.info.health_check,
             LogFilter::Traceable => false,
             LogFilter::Sample(share) => share.takes(self.conn.cx.rt.random()),
             LogFilter::And(all) => all.iter().all(|f| self.is_logged(f, total_ms)),
@@ -97,6 +104,13 @@ impl Stream<'_> {
             LogFilter::Flags(any) if any.is_empty() => !self.info.flags.is_empty(),
             LogFilter::Flags(any) => any.iter().any(|flag| self.info.flags.has(*flag)),
         }
+    }
+}
+
+/// Counts the status of an upstream, or of its failure. //= envoy: health checks are left out
+pub(super) fn charge_code(info: &StreamInfo, internal: bool, cluster: &ClusterTwin, status: u16) {
+    if !info.health_check {
+        cluster.stats.code(status, internal);
     }
 }
 

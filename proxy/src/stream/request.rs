@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use selvedge_runtime::{Chunk, Chunks, NetError, SocketAddress};
 
+use super::account::charge_code;
 use super::{Cut, Reply, Stream, Up};
 use crate::access_log::format::LogCx;
 use crate::http::edge::{Carrier, request_in};
@@ -178,7 +179,7 @@ impl<'c> Stream<'c> {
         };
         let Some(host) = cluster.pick() else {
             cluster.stats.inc(ClusterStat::UpstreamCxNoneHealthy);
-            cluster.stats.code(503, self.origin.internal);
+            charge_code(&self.info, self.origin.internal, &cluster, 503);
             self.info.flags.add(Flags::NO_HEALTHY_UPSTREAM);
             return Err(Reply::text(503, b"no healthy upstream", "no_healthy_upstream"));
         };
@@ -377,7 +378,7 @@ impl<'c> Stream<'c> {
             };
             self.info.failure = Some(Cow::Owned(told.replace(' ', "_")));
         }
-        cluster.stats.code(503, self.origin.internal);
+        charge_code(&self.info, self.origin.internal, cluster, 503);
         self.info.flags.add(flag);
         let overloaded = flag == Flags::UPSTREAM_OVERFLOW;
         self.reset_before_response(503, reason, overloaded);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use selvedge_runtime::{Chunk, NetError, RecvClass};
 
+use super::account::charge_code;
 use super::{Cut, Fate, Reply, Stream};
 use crate::access_log::format::LogCx;
 use crate::filters::Dir;
@@ -68,7 +69,12 @@ impl Stream<'_> {
                             }
                             //= envoy: only the first one counts, and passes
                             if self.interims == 1 {
-                                up.cluster.stats.code(response.head.status, self.origin.internal);
+                                charge_code(
+                                    &self.info,
+                                    self.origin.internal,
+                                    &up.cluster,
+                                    response.head.status,
+                                );
                                 self.pass_interim(response.head);
                             }
                         }
@@ -103,7 +109,7 @@ impl Stream<'_> {
         let Some(up) = &mut self.up else { return Ok(()) };
         up.keep_alive = response.keep_alive;
         up.body = Some(BodyDecoder::new(response.framing));
-        up.cluster.stats.code(response.head.status, self.origin.internal);
+        charge_code(&self.info, self.origin.internal, &up.cluster, response.head.status);
         let good = response.head.status < 500;
         up.conn.host.inc(if good { EndpointStat::RqSuccess } else { EndpointStat::RqError });
         if let Framing::Length(n) = response.framing
@@ -241,6 +247,9 @@ impl Stream<'_> {
     }
 
     fn count_response(&self, head: &ResponseHead) {
+        if self.info.health_check {
+            return;
+        }
         let twin = &self.conn.twin;
         let (http, listener) = match head.status / 100 {
             1 => (Http::DownstreamRq1xx, ListenerHttp::DownstreamRq1xx),
@@ -366,7 +375,7 @@ impl Stream<'_> {
     /// Counts a failure of the upstream. //= envoy: not once an interim response has come
     fn charge_abort(&self, status: u16) {
         if let Some(up) = self.up.as_ref().filter(|_| self.interims == 0) {
-            up.cluster.stats.code(status, self.origin.internal);
+            charge_code(&self.info, self.origin.internal, &up.cluster, status);
             up.conn.host.inc(EndpointStat::RqError);
         }
     }
@@ -392,7 +401,7 @@ impl Stream<'_> {
     /// 101: from here on bytes pass both ways.
     fn switch_protocols(&mut self, response: DecodedResponse, rest: Chunk) -> Result<(), Cut> {
         let Some(up) = &mut self.up else { return Ok(()) };
-        up.cluster.stats.code(101, self.origin.internal);
+        charge_code(&self.info, self.origin.internal, &up.cluster, 101);
         up.body = Some(BodyDecoder::new(Framing::UntilClose));
         self.tunnel = true;
         self.disarm();

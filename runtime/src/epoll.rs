@@ -204,17 +204,9 @@ impl Epoll {
 
     pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
         let raw = RawAddress::new(to)?;
-        // WHY: starts the handshake.
-        // SAFETY: the address lives across the call.
-        let answer = unsafe { libc::connect(fd, raw.as_ptr(), raw.len()) };
-        if answer == 0 {
-            self.pending.push(Completion::Connected { id, result: Ok(()) });
-            return Ok(());
-        }
-        match last_os_error() {
-            libc::EINPROGRESS => self.slots[id.index as usize].waits_connect = true,
-            // A Unix listener's queue is full: there is no event for room in it.
-            code => self.pending.push(Completion::Connected { id, result: Err(NetError::from_os(code)) }),
+        match listen::connect(fd, &raw) {
+            Err(NetError::Os(libc::EINPROGRESS)) => self.slots[id.index as usize].waits_connect = true,
+            result => self.pending.push(Completion::Connected { id, result }),
         }
         Ok(())
     }

@@ -246,6 +246,15 @@ fn bind(fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
     if answer == 0 { Ok(()) } else { Err(NetError::last()) }
 }
 
+/// Connects: over, or `EINPROGRESS`. A Unix listener whose queue is full answers `EAGAIN`, and tells nobody of room.
+/// The descriptor must be non-blocking.
+pub(crate) fn connect(fd: Fd, to: &RawAddress) -> Result<(), NetError> {
+    // WHY: std connects only sockets that it has made itself.
+    // SAFETY: the address lives across the call.
+    let answer = unsafe { libc::connect(fd, to.as_ptr(), to.len()) };
+    if answer == 0 { Ok(()) } else { Err(NetError::last()) }
+}
+
 /// A bound, listening socket. A Unix path that nobody listens on any more is removed first.
 pub fn bind_listen(to: &SocketAddress, options: &BindOptions) -> io::Result<OwnedFd> {
     let os = |e: NetError| io::Error::from_raw_os_error(e.os_code());

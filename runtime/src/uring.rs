@@ -17,7 +17,7 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use crate::addr::SocketAddress;
 use crate::buf::{Chunk, Chunks, Group};
 use crate::limits;
-use crate::listen::RawAddress;
+use crate::listen::{self, RawAddress};
 use crate::op::{Completion, Fd, Gather, NetError, RecvClass, SockId};
 use crate::spin::Spin;
 
@@ -257,6 +257,15 @@ impl Uring {
 
     pub(crate) fn connect(&mut self, id: SockId, fd: Fd, to: &SocketAddress) -> Result<(), NetError> {
         let raw = Box::new(RawAddress::new(to)?);
+        if matches!(to, SocketAddress::Unix(_)) {
+            // Such a connect is over at once; the ring would have a thread of its own wait for room in a full queue.
+            listen::set_nonblocking(fd, true);
+            let connected = listen::connect(fd, &raw);
+            listen::set_nonblocking(fd, false);
+            connected?;
+            self.push(&opcode::Nop::new().build().user_data(user_data(CONNECT, id)));
+            return Ok(());
+        }
         let entry = opcode::Connect::new(RingFd(fd), raw.as_ptr(), raw.len()).build();
         self.make_room();
         self.connecting.push(raw);

@@ -41,6 +41,23 @@ fn ends_and_errors_arrive() {
     });
 }
 
+/// There is no event for room in the queue, and nobody waits in a thread of the ring's own.
+#[test]
+fn a_unix_listener_whose_queue_is_full_refuses_at_once() {
+    on_each_driver(|rt| async move {
+        let path = std::env::temp_dir().join(format!("selvedge-full-{}.sock", std::process::id()));
+        let address = SocketAddress::unix(path.to_str().expect("a path"));
+        let options = BindOptions { backlog: 1, ..BindOptions::default() };
+        let _listens = listen::bind_listen(&address, &options).expect("a socket");
+        let connect = || rt.connect(&address, &ConnectOptions::default());
+        let waiting = [connect().await.expect("room"), connect().await.expect("room")];
+        assert_eq!(connect().await.expect_err("full"), NetError::Os(libc::EAGAIN));
+        // The descriptors are this driver's kind: those that connected work.
+        waiting[0].send(Chunk::copy_from(&[1; 10]).into()).await.expect("sent");
+        std::fs::remove_file(path).expect("removed");
+    });
+}
+
 #[test]
 fn a_dropped_socket_with_operations_in_flight_is_closed() {
     on_each_driver(|rt| async move {

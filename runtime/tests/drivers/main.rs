@@ -10,6 +10,7 @@ mod ends;
 mod equivalence;
 mod executor;
 mod flow;
+mod scenes;
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;

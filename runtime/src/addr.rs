@@ -54,3 +54,23 @@ impl From<SocketAddr> for SocketAddress {
         SocketAddress::Ip(a)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_show_what_they_are() {
+        let ip = |s: &str| SocketAddress::Ip(s.parse().expect("an address"));
+        for (address, shown, port, path) in [
+            (ip("127.0.0.1:80"), "127.0.0.1:80", Some(80), None),
+            (ip("[::1]:443"), "[::1]:443", Some(443), None),
+            (SocketAddress::unix("/run/x.sock"), "/run/x.sock", None, Some("/run/x.sock")),
+            (SocketAddress::unix("@name"), "@name", None, None),
+            (SocketAddress::unix(""), "", None, None),
+        ] {
+            assert_eq!((address.to_string().as_str(), address.port()), (shown, port));
+            assert_eq!((address.path(), address.ip().is_some()), (path.map(PathBuf::from), port.is_some()));
+        }
+    }
+}

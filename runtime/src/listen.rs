@@ -366,3 +366,80 @@ pub fn host_address() -> IpAddr {
     unsafe { libc::freeifaddrs(list) };
     found.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn ip(text: &str) -> SocketAddress {
+        SocketAddress::Ip(text.parse().expect("an address"))
+    }
+
+    fn option(fd: &OwnedFd, level: i32, name: i32) -> i32 {
+        let (mut value, mut len) = (0i32, len_of::<i32>());
+        // WHY: socket options have no wrapper in std.
+        // SAFETY: the pointers are to an int of ours and its length.
+        let answer =
+            unsafe { libc::getsockopt(fd.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut len) };
+        assert_eq!(answer, 0);
+        value
+    }
+
+    #[test]
+    fn addresses_come_back_as_they_went() {
+        let hidden = format!("@selvedge-listen-{}", std::process::id());
+        for address in [ip("127.0.0.1:0"), ip("[::1]:0"), SocketAddress::unix(&hidden)] {
+            let fd = bind_listen(&address, &BindOptions::default()).expect("bound");
+            let bound = bound_address(&fd).expect("an address");
+            assert_eq!(bound.ip(), address.ip());
+            assert!(bound.port().is_none_or(|port| port > 0) && (bound.port().is_some() || bound == address));
+            assert!(!has_reuse_port(fd.as_raw_fd()));
+        }
+        for bad in [String::new(), "x".repeat(108)] {
+            let refused = RawAddress::new(&SocketAddress::unix(&bad)).err();
+            assert_eq!(refused, Some(NetError::Os(libc::ENAMETOOLONG)), "{} bytes", bad.len());
+        }
+    }
+
+    #[test]
+    fn one_port_for_several_sockets_only_where_asked_for() {
+        let several = BindOptions { reuse_port: true, ..BindOptions::default() };
+        let first = bind_listen(&ip("127.0.0.1:0"), &several).expect("bound");
+        let taken = bound_address(&first).expect("an address");
+        assert!(has_reuse_port(first.as_raw_fd()));
+        let second = bind_listen(&taken, &several).expect("bound too");
+        assert_eq!(bound_address(&second), Some(taken.clone()));
+        let refused = bind_listen(&taken, &BindOptions::default()).expect_err("not asked for");
+        assert_eq!(refused.raw_os_error(), Some(libc::EADDRINUSE));
+    }
+
+    #[test]
+    fn a_path_that_nobody_listens_on_any_more_is_taken_over() {
+        let path = std::env::temp_dir().join(format!("selvedge-listen-{}.sock", std::process::id()));
+        let address = SocketAddress::unix(path.to_str().expect("a path"));
+        let options = BindOptions { mode: Some(0o640), ..BindOptions::default() };
+        drop(bind_listen(&address, &options).expect("bound"));
+        let _listens = bind_listen(&address, &options).expect("bound over the old path");
+        assert_eq!(std::fs::metadata(&path).expect("a socket").permissions().mode() & 0o777, 0o640);
+        UnixStream::connect(&path).expect("somebody listens");
+        std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_connecting_socket_has_what_was_asked_for() {
+        let keepalive = Keepalive { probes: Some(3), idle: Some(Duration::from_secs(7)), interval: None };
+        let source = "127.0.0.1:0".parse().expect("an address");
+        let options = ConnectOptions { source: Some(source), keepalive: Some(keepalive) };
+        let fd = stream_socket(&ip("127.0.0.1:9"), &options).expect("a socket");
+        assert_eq!(option(&fd, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        assert_eq!(option(&fd, libc::IPPROTO_TCP, libc::TCP_KEEPCNT), 3);
+        assert_eq!(option(&fd, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE), 7);
+        assert!(local_addr(fd.as_raw_fd()).and_then(|a| a.port()).is_some_and(|port| port > 0), "bound");
+        // A source of the other family means nothing here.
+        let other = stream_socket(&ip("[::1]:9"), &options).expect("a socket");
+        assert_eq!(local_addr(other.as_raw_fd()).and_then(|a| a.port()), Some(0));
+    }
+}

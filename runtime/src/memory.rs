@@ -21,3 +21,55 @@ pub fn give_back() {
     // SAFETY: no pointers; it moves no live allocation.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }
+
+#[cfg(test)]
+mod tests {
+    use std::alloc::{GlobalAlloc, Layout};
+
+    use super::*;
+
+    /// Resident bytes of this process.
+    fn resident() -> usize {
+        let pages = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+        let pages: usize = pages.split(' ').nth(1).expect("a field").parse().expect("a number");
+        pages * 4096
+    }
+
+    #[test]
+    fn free_memory_goes_back_to_the_system() {
+        // Much more than the tests beside this one take and give meanwhile.
+        const BLOCKS: usize = 12 * 1024;
+        let layout = Layout::from_size_align(16 * 1024, 8).expect("a layout");
+        let blocks: Vec<*mut u8> = (0..BLOCKS)
+            .map(|_| {
+                // WHY: the allocator of the binaries is not that of this test.
+                // SAFETY: the layout is not empty.
+                let block = unsafe { ALLOCATOR.alloc(layout) };
+                assert!(!block.is_null());
+                // WHY: only pages that were written are resident.
+                // SAFETY: the block has that many bytes.
+                unsafe { block.write_bytes(1, layout.size()) };
+                block
+            })
+            .collect();
+        let full = resident();
+        for block in blocks {
+            // WHY: as above.
+            // SAFETY: it was allocated with this layout, and is freed once.
+            unsafe { ALLOCATOR.dealloc(block, layout) };
+        }
+        give_back();
+        let after = resident();
+        assert!(full.saturating_sub(after) > BLOCKS * layout.size() / 2, "{full} then {after}");
+    }
+
+    #[test]
+    fn huge_pages_are_off_for_the_process() {
+        without_huge_pages();
+        let zero: libc::c_ulong = 0;
+        // WHY: nothing in std asks the kernel.
+        // SAFETY: plain numbers.
+        let off = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, zero, zero, zero, zero) };
+        assert_eq!(off, 1);
+    }
+}

@@ -285,3 +285,48 @@ impl Gather {
 }
 
 pub(crate) type Fd = RawFd;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_not_taken_for_its_next_owners() {
+        let mut socks = Socks::default();
+        let (a, b) = (socks.take(), socks.take());
+        assert_eq!((a.index, b.index, socks.in_use()), (0, 1, 2));
+        socks.give(a);
+        let heir = socks.take();
+        assert_eq!((heir.index, heir.generation), (0, a.generation + 1));
+        assert!(socks.find(a).is_none() && socks.find(heir).is_some());
+        assert_eq!(SockId::from_bits(heir.to_bits()), heir);
+        // The kind of an operation stands in the bits above.
+        assert_eq!(SockId::from_bits(heir.to_bits() | 0xff << 56), heir);
+    }
+
+    #[test]
+    #[should_panic(expected = "after the kernel's last word")]
+    fn a_slot_in_flight_is_not_given_back() {
+        let mut socks = Socks::default();
+        let id = socks.take();
+        socks.at(id).recv = RecvState::Cancelling;
+        socks.give(id);
+    }
+
+    #[test]
+    fn errors_keep_their_number() {
+        for code in 1..134 {
+            let known = NetError::from_os(code);
+            // Some numbers say the same.
+            let same = match code {
+                libc::ENETUNREACH => libc::EHOSTUNREACH,
+                libc::ENFILE => libc::EMFILE,
+                libc::ENOMEM => libc::ENOBUFS,
+                other => other,
+            };
+            assert_eq!(known.os_code(), same);
+            assert!(!known.to_string().contains("os error"), "{known}");
+        }
+        assert_eq!(NetError::from_os(libc::ECONNRESET).to_string(), "Connection reset by peer");
+    }
+}

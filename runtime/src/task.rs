@@ -179,3 +179,88 @@ impl Tasks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, poll_fn};
+    use std::rc::Rc;
+    use std::task::Poll;
+
+    use super::*;
+
+    /// A task that counts its polls and never ends.
+    fn counting(tasks: &Tasks) -> (TaskId, Rc<Cell<u32>>) {
+        let polls = Rc::new(Cell::new(0));
+        let own = Rc::clone(&polls);
+        let id = tasks.spawn(Box::pin(poll_fn(move |_| {
+            own.set(own.get() + 1);
+            Poll::Pending
+        })));
+        (id, polls)
+    }
+
+    #[test]
+    fn many_wakes_are_one_poll() {
+        let tasks = Tasks::default();
+        let (id, polls) = counting(&tasks);
+        (0..3).for_each(|_| tasks.wake(id));
+        tasks.run_queued();
+        assert_eq!((polls.get(), tasks.has_work()), (1, false));
+        tasks.run_queued();
+        tasks.wake(id);
+        tasks.run_queued();
+        assert_eq!(polls.get(), 2);
+    }
+
+    #[test]
+    fn what_is_woken_while_others_run_waits_for_the_next_turn() {
+        let tasks = Rc::new(Tasks::default());
+        let (first, polls) = counting(&tasks);
+        tasks.run_queued();
+        let own = Rc::clone(&tasks);
+        tasks.spawn(Box::pin(async move { own.wake(first) }));
+        tasks.run_queued();
+        assert_eq!((polls.get(), tasks.has_work()), (1, true));
+        tasks.run_queued();
+        assert_eq!(polls.get(), 2);
+    }
+
+    #[test]
+    fn a_finished_task_is_not_taken_for_its_successor() {
+        let tasks = Tasks::default();
+        let gone = tasks.spawn(Box::pin(async {}));
+        tasks.run_queued();
+        assert!(!tasks.is_live(gone));
+        let (heir, polls) = counting(&tasks);
+        assert_eq!(heir.index, gone.index, "the slot is used again");
+        tasks.run_queued();
+        tasks.wake(gone);
+        tasks.abort(gone);
+        assert_eq!((tasks.has_work(), tasks.is_live(heir), polls.get()), (false, true, 1));
+    }
+
+    #[test]
+    fn a_task_that_aborts_itself_ends_when_it_waits() {
+        let tasks = Rc::new(Tasks::default());
+        let (own, reached) = (Rc::clone(&tasks), Rc::new(Cell::new(false)));
+        let seen = Rc::clone(&reached);
+        tasks.spawn(Box::pin(async move {
+            own.abort(own.current());
+            seen.set(true);
+            pending::<()>().await;
+        }));
+        tasks.run_queued();
+        assert_eq!((reached.get(), tasks.live.get(), tasks.current()), (true, 0, TaskId::NONE));
+    }
+
+    #[test]
+    fn a_contained_panic_is_counted_and_told() {
+        let tasks = Tasks::default();
+        let told = Rc::new(RefCell::new(String::new()));
+        let log = Rc::clone(&told);
+        tasks.set_panic_hook(Box::new(move |text| log.borrow_mut().push_str(text)));
+        assert_eq!(tasks.contain(|| 7), Some(7));
+        assert_eq!(tasks.contain(|| panic!("planted")), None::<()>);
+        assert_eq!((tasks.panics.get(), &**told.borrow()), (1, "planted"));
+    }
+}

@@ -57,7 +57,7 @@ impl ListenerScopes {
             listener: registry.scope(ScopeName::new(&format!("listener.{stat}."), "listener", &[address])),
             listener_http: registry.scope(ScopeName::new(
                 &format!("listener.{stat}.http.{prefix}."),
-                "listener_http",
+                "listener.http",
                 &[manager, address],
             )),
             http: registry.scope(ScopeName::new(&format!("http.{prefix}."), "http", &[manager])),
@@ -70,7 +70,7 @@ impl ListenerScopes {
         let (stat, number) = (&config.stat_name, shard.to_string());
         let labels = [("envoy_worker_id", number.as_str()), ("envoy_listener_address", &**stat)];
         let prefix = format!("listener.{stat}.worker_{shard}.");
-        registry.scope(ScopeName::new(&prefix, "listener_worker", &labels)).block(0)
+        registry.scope(ScopeName::new(&prefix, "listener.worker", &labels)).block(0)
     }
 }
 

@@ -81,18 +81,22 @@ impl Selvedge {
         Selvedge::start("{socket_address: {address: 127.0.0.1, port_value: 0}}")
     }
 
-    /// One request on a connection of its own: status, head, body.
-    fn ask(&self, method: &str, target: &str) -> (u16, String, String) {
-        let request = format!("{method} {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    /// What comes on a connection of its own until it ends.
+    fn raw(&self, request: &str) -> String {
         let mut answer = Vec::new();
         if self.address.starts_with('/') {
-            exchange(UnixStream::connect(&self.address).expect("connects"), &request, &mut answer);
+            exchange(UnixStream::connect(&self.address).expect("connects"), request, &mut answer);
         } else {
             let stream = TcpStream::connect(&self.address).expect("connects");
             stream.set_read_timeout(Some(Duration::from_secs(20))).expect("set");
-            exchange(stream, &request, &mut answer);
+            exchange(stream, request, &mut answer);
         }
-        let text = String::from_utf8(answer).expect("text");
+        String::from_utf8(answer).expect("text")
+    }
+
+    /// One request on a connection of its own: status, head, body.
+    fn ask(&self, method: &str, target: &str) -> (u16, String, String) {
+        let text = self.raw(&format!("{method} {target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"));
         let (head, body) = text.split_once("\r\n\r\n").expect("a head");
         let status = head[9..12].parse().expect("a status");
         (status, head.to_owned(), dechunked(body))
@@ -139,6 +143,8 @@ fn every_endpoint_answers_as_envoy_does() {
         ("GET", "//ready?x=y", 200, text, "LIVE\n"),
         ("GET", "/%72eady", 200, text, "LIVE\n"),
         ("POST", "/ready", 200, text, "LIVE\n"),
+        ("GET", "/a/%2e%2e/ready", 200, text, "LIVE\n"),
+        ("GET", "/%2fready", 404, text, "invalid path. admin commands are:\n"),
         ("GET", "/ready/", 404, text, "invalid path. admin commands are:\n  /: "),
         ("GET", "/help", 200, text, "admin commands are:\n  /: "),
         ("GET", "/", 200, "text/html; charset=UTF-8", "<!DOCTYPE html>"),
@@ -243,11 +249,85 @@ fn every_endpoint_answers_as_envoy_does() {
         let names: Vec<&str> = lines.iter().filter_map(|l| l.split(": ").next()).collect();
         assert_eq!(lines[0], format!("content-type: {content_type}"), "{method} {target}");
         assert_eq!(
-            names[1..6],
-            ["cache-control", "x-content-type-options", "date", "server", "transfer-encoding"],
+            names[1..],
+            ["cache-control", "x-content-type-options", "date", "server", "connection", "transfer-encoding"],
             "{method} {target}"
         );
     }
+}
+
+/// What the connection answers by itself, and what it refuses.
+#[test]
+fn requests_that_reach_no_endpoint() {
+    let s = Selvedge::tcp();
+    let long = "a".repeat(70_000);
+    let length = format!("POST /healthcheck/fail HTTP/1.1\r\nhost: a\r\ncontent-length: 70000\r\n\r\n{long}");
+    for (request, status, end) in [
+        (
+            "GET /ready HTTP/1.1\r\nconnection: close\r\n\r\n",
+            "400 Bad Request",
+            "connection: close\r\ncontent-length: 0\r\n\r\n",
+        ),
+        (
+            "GET /ready HTTP/1.0\r\nhost: a\r\n\r\n",
+            "426 Upgrade Required",
+            "connection: close\r\n\r\nUpgrade Required",
+        ),
+        (
+            "GET http://a/ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+            "404 Not Found",
+            "server: envoy\r\nconnection: close\r\ncontent-length: 0\r\n\r\n",
+        ),
+        (&length, "413 Payload Too Large", "\r\n\r\nPayload Too Large"),
+        (
+            "HEAD /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+            "200 OK",
+            "content-length: 5\r\n\r\n",
+        ),
+    ] {
+        let answer = s.raw(request);
+        let shown = &request[..request.len().min(60)];
+        assert_eq!(answer.get(9..9 + status.len()), Some(status), "{shown}: {answer}");
+        assert!(answer.ends_with(end), "{shown}: {answer}");
+    }
+    assert_eq!(s.ask("GET", "/ready").0, 200, "a request that was refused changed something");
+}
+
+/// A page of another site makes its readers' browsers send what it likes.
+#[test]
+fn pages_of_other_sites_change_nothing() {
+    let s = Selvedge::tcp();
+    let ask = |path: &str, field: &str| {
+        let request = format!("POST {path} HTTP/1.1\r\nhost: a:1\r\n{field}\r\nconnection: close\r\n\r\n");
+        s.raw(&request)[9..12].to_owned()
+    };
+    for foreign in
+        ["origin: http://evil.test", "origin: null", "origin: http://a", "sec-fetch-site: cross-site"]
+    {
+        assert_eq!(ask("/healthcheck/fail", foreign), "403", "{foreign}");
+        assert_eq!(ask("/stats", foreign), "200", "what changes nothing is answered: {foreign}");
+    }
+    assert_eq!(s.ask("GET", "/ready").0, 200);
+    for own in ["origin: http://a:1", "origin: https://A:1", "sec-fetch-site: same-origin", "x: y"] {
+        assert_eq!(ask("/healthcheck/ok", own), "200", "{own}");
+    }
+}
+
+/// What agents wait for at start: names of stats that are zero, but were written.
+#[test]
+fn used_stats_may_be_zero() {
+    let s = Selvedge::tcp();
+    let used = s.body(
+        r"/stats?usedonly&filter=^(server\.(state|static_unknown_fields)|listener_manager\.workers_started)$",
+    );
+    assert_eq!(
+        used,
+        "listener_manager.workers_started: 1\nserver.state: 0\nserver.static_unknown_fields: 0\n"
+    );
+    assert_eq!(s.body("/stats?usedonly&filter=^http.ing"), "", "nothing was asked of it");
+    assert_eq!(s.ask("POST", "/reset_counters").2, "OK\n");
+    let total = s.body("/stats?usedonly&filter=^listener_manager.listener_added$");
+    assert_eq!(total, "listener_manager.listener_added: 0\n");
 }
 
 #[test]
@@ -327,6 +407,7 @@ fn levels_of_the_log_change() {
         ("/logging?level=warn", "unknown logger level"),
         ("/logging?paths=upstream:info,nope:debug", "unknown logger name"),
         ("/logging?paths=upstream", "empty logger name or empty logger level"),
+        ("/logging?paths=upstream:", "empty logger name or empty logger level"),
         ("/logging?level=info&upstream=debug", "invalid number of parameters"),
         ("/logging?group=x", "group parameter requires fine-grain logging to be enabled"),
     ] {
@@ -336,7 +417,11 @@ fn levels_of_the_log_change() {
         assert!(body.contains("  upstream: trace\n"), "a fault changed a level: {body}");
     }
     assert!(shown("/logging?level=critical").2.contains("  main: critical\n"));
-    assert!(shown("/logging?level=&paths=").2.contains("  main: critical\n"));
+    for empty in ["level=&paths=", "upstream=&x=", "paths=,"] {
+        let (status, _, body) = shown(&format!("/logging?{empty}"));
+        assert!(status == 200 && body.contains("  main: critical\n"), "{empty}: {body}");
+    }
+    assert!(shown("/logging?paths=upstream:error,,main:info,").2.contains("  main: info\n"));
 }
 
 #[test]

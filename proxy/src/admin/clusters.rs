@@ -72,17 +72,19 @@ fn write_cluster(out: &mut String, cluster: &ClusterShared) {
             ConfiguredHealth::Healthy => "healthy",
             ConfiguredHealth::Unhealthy => "/failed_eds_health",
             ConfiguredHealth::Degraded => "/degraded_eds_health",
+            ConfiguredHealth::Draining => "/eds_status_draining",
         };
         let _infallible = writeln!(
             out,
             "{at}::hostname::{}\n{at}::health_flags::{health}\n{at}::weight::{}\n{at}::region::{}\n\
-             {at}::zone::{}\n{at}::sub_zone::{}\n{at}::canary::false\n{at}::priority::{}\n\
+             {at}::zone::{}\n{at}::sub_zone::{}\n{at}::canary::{}\n{at}::priority::{}\n\
              {at}::success_rate::-1\n{at}::local_origin_success_rate::-1",
             endpoint.hostname,
             endpoint.weight,
             endpoint.region,
             endpoint.zone,
             endpoint.sub_zone,
+            endpoint.canary,
             endpoint.priority
         );
     }
@@ -116,12 +118,10 @@ fn host(endpoint: &EndpointShared) -> Value {
     let stat = |gauge: bool, name: &str, value: u64| {
         let mut s = if gauge { json!({ "type": "GAUGE" }) } else { json!({}) };
         if value > 0 {
-            // 64-bit numbers are strings in the JSON of messages; `value` comes before `name` by field number.
-            s["name"] = name.into();
+            // 64-bit numbers are strings in the JSON of messages.
             s["value"] = value.to_string().into();
-        } else {
-            s["name"] = name.into();
         }
+        s["name"] = name.into();
         s
     };
     let stats: Vec<Value> = counters
@@ -133,6 +133,7 @@ fn host(endpoint: &EndpointShared) -> Value {
         ConfiguredHealth::Healthy => "HEALTHY",
         ConfiguredHealth::Unhealthy => "UNHEALTHY",
         ConfiguredHealth::Degraded => "DEGRADED",
+        ConfiguredHealth::Draining => "DRAINING",
     };
     let mut out = json!({
         "address": address(&endpoint.address),

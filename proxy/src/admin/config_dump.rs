@@ -221,14 +221,15 @@ fn assignment(cluster: &ClusterShared) -> endpoint::ClusterLoadAssignment {
             localities.push(endpoint::LocalityLbEndpoints {
                 locality: Some(locality.clone()),
                 priority: host.priority,
-                load_balancing_weight: Some(UInt32Value { value: 0 }),
+                load_balancing_weight: Some(UInt32Value { value: host.locality_weight }),
                 ..endpoint::LocalityLbEndpoints::default()
             });
             localities.len() - 1
         });
         let mut own = lb_endpoint(host);
         // envoy: endpoints that were resolved have metadata, empty or not
-        own.metadata = resolved.then(core::Metadata::default);
+        let configured = host.metadata.as_deref().cloned();
+        own.metadata = configured.or_else(|| resolved.then(core::Metadata::default));
         localities[at].lb_endpoints.push(own);
     }
     endpoint::ClusterLoadAssignment {
@@ -257,6 +258,7 @@ fn lb_endpoint(host: &EndpointShared) -> endpoint::LbEndpoint {
         ConfiguredHealth::Healthy => core::HealthStatus::Healthy,
         ConfiguredHealth::Unhealthy => core::HealthStatus::Unhealthy,
         ConfiguredHealth::Degraded => core::HealthStatus::Degraded,
+        ConfiguredHealth::Draining => core::HealthStatus::Draining,
     };
     let endpoint = endpoint::Endpoint {
         address: Some(core::Address { address: Some(address) }),

@@ -211,7 +211,7 @@ pub(super) fn memory(_: &Admin, _: &Query) -> Reply {
     };
     Reply::json(&json!({
         "allocated": bytes("RssAnon:"),
-        "heap_size": bytes("VmData:"),
+        "heap_size": bytes("RssAnon:"),
         "pageheap_unmapped": "0",
         "pageheap_free": "0",
         "total_thread_cache": "0",
@@ -228,8 +228,15 @@ pub(super) fn certs(_: &Admin, _: &Query) -> Reply {
     Reply::json(&json!({"certificates": []}))
 }
 
-pub(super) fn contention(_: &Admin, _: &Query) -> Reply {
-    Reply::text("Mutex contention tracing is not enabled: there is no mutex on the path of a request.\n")
+/// Shards share no lock, so that there is nothing to count.
+pub(super) fn contention(admin: &Admin, _: &Query) -> Reply {
+    if !admin.state.options.enable_mutex_tracing {
+        let flag = "--enable-mutex-tracing";
+        return Reply::text(format!(
+            "Mutex contention tracing is not enabled. To enable, run Envoy with flag {flag}."
+        ));
+    }
+    Reply::json(&json!({"num_contentions": "0", "current_wait_cycles": "0", "lifetime_wait_cycles": "0"}))
 }
 
 /// What the start still waits for: it waits for names before the admin server is bound to listeners, and shows none.

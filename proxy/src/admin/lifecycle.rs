@@ -65,7 +65,10 @@ pub(super) fn cpu_profiler(_: &Admin, query: &Query) -> Reply {
 }
 
 pub(super) fn alloc_profiler(_: &Admin, query: &Query) -> Reply {
-    profiler(query)
+    match query.get("enable") {
+        Some("n") => Reply::error(400, "Allocation profiler is not started"),
+        _ => profiler(query),
+    }
 }
 
 pub(super) fn heap_profiler(_: &Admin, _: &Query) -> Reply {

@@ -18,8 +18,9 @@ pub(super) fn listeners(admin: &Admin, query: &Query) -> Reply {
     }
     let mut out = String::new();
     for (name, addresses) in listeners {
-        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        let _infallible = writeln!(out, "{name}::{}", all.join(","));
+        for address in addresses {
+            let _infallible = writeln!(out, "{name}::{address}");
+        }
     }
     Reply::text(out)
 }

@@ -34,8 +34,7 @@ fn active() -> String {
 /// All or nothing: a fault in one pair changes no level.
 fn change(query: &Query) -> Result<(), &'static str> {
     // Empty: only show. The form of the page sends such.
-    let only_show = |name: &str| ["level", "paths", "group"].contains(&name);
-    let mut pairs = query.pairs().iter().filter(|(name, value)| !(value.is_empty() && only_show(name)));
+    let mut pairs = query.pairs().iter().filter(|(_, value)| !value.is_empty());
     let Some((name, value)) = pairs.next() else { return Ok(()) };
     if pairs.next().is_some() {
         return Err("invalid number of parameters");
@@ -45,7 +44,7 @@ fn change(query: &Query) -> Result<(), &'static str> {
         "group" => return Err("group parameter requires fine-grain logging to be enabled"),
         "paths" => {
             let mut pairs = Vec::new();
-            for pair in value.split(',') {
+            for pair in value.split(',').filter(|pair| !pair.is_empty()) {
                 match pair.split_once(':') {
                     Some((name, value)) if !name.is_empty() && !value.is_empty() => {
                         pairs.push((name, level(value)?));

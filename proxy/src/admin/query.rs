@@ -57,17 +57,36 @@ pub(super) fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// The path as the list of endpoints knows it: decoded, one slash in front.
-//= envoy: the admin server's connection manager normalizes paths and merges slashes
+/// The path as the list of endpoints knows it: what needs no escape decoded, dots resolved, slashes merged.
+//= envoy: the admin server's connection manager has normalize_path and merge_slashes
 pub(super) fn normal_path(raw: &str) -> String {
-    let decoded = decode(raw);
-    let mut out = String::with_capacity(decoded.len());
-    for c in decoded.chars() {
-        if c != '/' || !out.ends_with('/') {
-            out.push(c);
+    let plain = plain(raw);
+    let mut parts: Vec<&str> = Vec::new();
+    for part in plain.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
         }
     }
-    out
+    let folder = !parts.is_empty() && ["/", "/.", "/.."].iter().any(|end| plain.ends_with(end));
+    format!("/{}{}", parts.join("/"), if folder { "/" } else { "" })
+}
+
+/// Decodes the escapes of letters, digits and `-._~`; others stay, so that `%2f` parts nothing.
+fn plain(raw: &str) -> String {
+    let mut out = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let escape = rest.get(at..at + 3).unwrap_or("%");
+        match decode(escape).as_bytes() {
+            [b] if b.is_ascii_alphanumeric() || b"-._~".contains(b) => out.push(char::from(*b)),
+            _ => out.push_str(escape),
+        }
+        rest = &rest[at + escape.len()..];
+    }
+    out + rest
 }
 
 #[cfg(test)]
@@ -85,9 +104,18 @@ mod tests {
 
     #[test]
     fn paths() {
-        for (raw, expected) in
-            [("//stats", "/stats"), ("///", "/"), ("/%72eady", "/ready"), ("/ready/", "/ready/")]
-        {
+        for (raw, expected) in [
+            ("//stats", "/stats"),
+            ("///", "/"),
+            ("/%72eady", "/ready"),
+            ("/ready/", "/ready/"),
+            ("/a/../ready", "/ready"),
+            ("/x/%2e%2E/./ready", "/ready"),
+            ("/a/..", "/"),
+            ("/a/b/..", "/a/"),
+            ("/%2fready%", "/%2fready%"),
+            ("/%é", "/%é"),
+        ] {
             assert_eq!(normal_path(raw), expected);
         }
     }

@@ -18,13 +18,15 @@ pub(super) struct Reply {
     pub(super) status: u16,
     pub(super) content_type: &'static str,
     pub(super) body: Cow<'static, str>,
+    /// Of the connection, not of a command: fewer headers, and a length.
+    pub(super) local: bool,
     /// Posted when the answer is on its way: the command may end the process.
     pub(super) then: Option<Command>,
 }
 
 impl Reply {
     pub(super) fn new(status: u16, content_type: &'static str, body: impl Into<Cow<'static, str>>) -> Reply {
-        Reply { status, content_type, body: body.into(), then: None }
+        Reply { status, content_type, body: body.into(), local: false, then: None }
     }
 
     pub(super) fn ok() -> Reply {
@@ -37,6 +39,11 @@ impl Reply {
 
     pub(super) fn error(status: u16, body: impl Into<Cow<'static, str>>) -> Reply {
         Reply::new(status, TEXT, body)
+    }
+
+    //= envoy: local replies of the admin server's connection manager
+    pub(super) fn local(status: u16, body: &'static str) -> Reply {
+        Reply { local: true, ..Reply::new(status, BARE_TEXT, body) }
     }
 
     /// JSON as Envoy prints messages: each level one blank further in.

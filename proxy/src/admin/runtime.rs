@@ -17,7 +17,7 @@ pub(super) fn runtime(admin: &Admin, _: &Query) -> Reply {
         let values: Vec<String> =
             layers.iter().map(|(_, values)| values.get(key).map(shown).unwrap_or_default()).collect();
         let last = values.iter().rev().find(|v| !v.is_empty()).cloned().unwrap_or_default();
-        entries.insert(key.clone(), json!({"layer_values": values, "final_value": last}));
+        entries.insert(key.clone(), json!({"final_value": last, "layer_values": values}));
     }
     let names: Vec<&str> = layers.iter().map(|(name, _)| name.as_str()).collect();
     Reply::json(&json!({"entries": Value::Object(entries), "layers": names}))

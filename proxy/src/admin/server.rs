@@ -8,14 +8,15 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant as StdInstant, SystemTime};
 
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
 use envoy_types::pb::envoy::config::core::v3::address::Address;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{HeaderName, HeaderValue};
+use hyper::header::{CONNECTION, HOST, HeaderName, HeaderValue, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -127,9 +128,7 @@ async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
                 connections += 1;
                 let (admin, counts, logs) = (Arc::clone(&admin), Arc::clone(&counts), Arc::clone(&logs));
                 tokio::spawn(async move {
-                    counts.opened();
-                    let by_peer = converse(stream, &ends, &admin, &counts, &logs).await;
-                    counts.closed(by_peer);
+                    converse(stream, &ends, &admin, &counts, &logs).await;
                     drop(place);
                 });
             }
@@ -141,21 +140,27 @@ async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
     }
 }
 
-/// Serves one connection to its end. True: the peer ended it.
+/// Serves one connection to its end.
 async fn converse(
     stream: Box<dyn Stream>,
     ends: &Ends,
     admin: &Arc<Admin>,
     counts: &Counts,
     logs: &AccessLogs,
-) -> bool {
-    let stream = Patient { stream, stuck: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false };
+) {
+    counts.opened();
+    let opened = StdInstant::now();
+    let closing = AtomicBool::new(false);
+    let stream = Patient { stream, counts, stuck: Box::pin(tokio::time::sleep(PATIENCE)), waiting: false };
+    let closing_here = &closing;
     let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
         counts.asked();
         let asked = asked(&request);
-        let version = request.version();
+        let close = last(&request);
         let (reply, bytes_received) = answer(request, admin).await;
-        counts.answered(reply.status);
+        counts.answered(reply.status, asked.began.elapsed());
+        let close = close || (reply.local && reply.status != 404);
+        closing_here.store(close, Relaxed);
         let answered = Answered {
             status: reply.status,
             content_type: reply.content_type,
@@ -168,7 +173,7 @@ async fn converse(
             let admin = Arc::clone(admin);
             tokio::spawn(async move { (admin.state.commands)(command) });
         }
-        Ok::<_, Infallible>(response(version, reply))
+        Ok::<_, Infallible>(response(reply, close))
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -180,7 +185,13 @@ async fn converse(
     if let Err(error) = &served {
         log::debug("admin", &format!("connection ended: {error}"));
     }
-    served.is_ok()
+    counts.closed(!closing.load(Relaxed), opened.elapsed());
+}
+
+/// Whether the client wants the connection to end with this request.
+fn last(request: &Request<Incoming>) -> bool {
+    let mut options = request.headers().get_all(CONNECTION).iter().filter_map(|v| v.to_str().ok());
+    options.any(|list| list.split(',').any(|option| option.trim().eq_ignore_ascii_case("close")))
 }
 
 fn asked(request: &Request<Incoming>) -> Asked {
@@ -200,6 +211,9 @@ async fn answer(request: Request<Incoming>, admin: &Arc<Admin>) -> (Reply, u64) 
     let path = normal_path(request.uri().path());
     let mut query = Query::parse(request.uri().query().unwrap_or_default());
     let method = request.method().clone();
+    if let Some(reply) = refusal(&request) {
+        return (reply, 0);
+    }
     let Some(endpoint) = find(&path) else { return (page::not_found(), 0) };
     if endpoint.mutates && method != Method::POST {
         //= envoy: admin path mutates state
@@ -208,6 +222,10 @@ async fn answer(request: Request<Incoming>, admin: &Arc<Admin>) -> (Reply, u64) 
             &format!("admin path \"{path}\" mutates state, method={method} rather than POST"),
         );
         return (Reply::error(405, format!("Method {method} not allowed, POST required.")), 0);
+    }
+    if endpoint.mutates && is_foreign(&request) {
+        log::warn("admin", &format!("a page of another site asked for {path}"));
+        return (Reply::error(403, "The request comes from a page of another site.\n"), 0);
     }
     match form(request).await {
         Ok((form, bytes)) => {
@@ -221,6 +239,30 @@ async fn answer(request: Request<Incoming>, admin: &Arc<Admin>) -> (Reply, u64) 
     }
 }
 
+/// What a request is refused for before its endpoint is looked for.
+fn refusal(request: &Request<Incoming>) -> Option<Reply> {
+    if request.version() < Version::HTTP_11 {
+        return Some(Reply::local(426, "Upgrade Required"));
+    }
+    if !request.headers().contains_key(HOST) {
+        return Some(Reply::local(400, ""));
+    }
+    //= envoy: no route but `/`, and URLs stay whole
+    let whole = request.uri().authority().is_some() || !request.uri().path().starts_with('/');
+    whole.then(|| Reply::local(404, ""))
+}
+
+/// Whether a browser sends it for a page that is not ours: then nobody asked for the change.
+fn is_foreign(request: &Request<Incoming>) -> bool {
+    let text = |name| request.headers().get(name).map(|v| v.to_str().unwrap_or_default());
+    let own = |origin: &str| {
+        let (_, authority) = origin.split_once("://").unwrap_or_default();
+        text(HOST).is_some_and(|host| host.eq_ignore_ascii_case(authority))
+    };
+    text(ORIGIN).is_some_and(|origin| !own(origin))
+        || text(HeaderName::from_static("sec-fetch-site")) == Some("cross-site")
+}
+
 /// The parameters of a form's body; other bodies are read and forgotten.
 async fn form(request: Request<Incoming>) -> Result<(Query, u64), Reply> {
     const FORM: &[u8] = b"application/x-www-form-urlencoded";
@@ -228,8 +270,8 @@ async fn form(request: Request<Incoming>) -> Result<(Query, u64), Reply> {
     let body = Limited::new(request.into_body(), limits::ADMIN_BODY_BYTES).collect();
     let body = match tokio::time::timeout(PATIENCE, body).await {
         Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(Reply::error(413, "Payload Too Large")),
-        Err(_) => return Err(Reply::error(408, "request timeout")),
+        Ok(Err(_)) => return Err(Reply::local(413, "Payload Too Large")),
+        Err(_) => return Err(Reply::local(408, "request timeout")),
     };
     let text = std::str::from_utf8(&body).ok().filter(|_| is_form).unwrap_or_default();
     // A form writes a blank as a plus sign.
@@ -244,13 +286,14 @@ async fn run(endpoint: &'static Endpoint, query: Query, admin: Arc<Admin>) -> Re
     done.unwrap_or_else(|_| Reply::error(500, "the command failed; the log says more\n"))
 }
 
-fn response(version: Version, reply: Reply) -> Response<Full<Bytes>> {
+fn response(reply: Reply, close: bool) -> Response<Full<Bytes>> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let date = http_date(WallTime(u64::try_from(now.as_nanos()).unwrap_or(0)));
     let body: Bytes = match reply.body {
         std::borrow::Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
         std::borrow::Cow::Owned(text) => Bytes::from(text),
     };
+    let length = body.len().to_string();
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
@@ -260,25 +303,39 @@ fn response(version: Version, reply: Reply) -> Response<Full<Bytes>> {
         }
     };
     //= envoy: headers of the admin server, in this order (faults of /config_dump have one of them twice; not here)
-    add("content-type", reply.content_type.as_bytes());
-    add("cache-control", b"no-cache, max-age=0");
-    add("x-content-type-options", b"nosniff");
+    let empty = reply.local && length == "0";
+    if reply.local && !empty {
+        add("content-length", length.as_bytes());
+    }
+    if !empty {
+        add("content-type", reply.content_type.as_bytes());
+    }
+    if !reply.local {
+        add("cache-control", b"no-cache, max-age=0");
+        add("x-content-type-options", b"nosniff");
+    }
     add("date", &date);
     add("server", b"envoy");
-    if version >= Version::HTTP_11 {
+    if close {
+        add("connection", b"close");
+    }
+    if empty {
+        add("content-length", b"0");
+    } else if !reply.local {
         add("transfer-encoding", b"chunked");
     }
     response
 }
 
 /// A stream whose peer must take what is written within the patience.
-struct Patient {
+struct Patient<'a> {
     stream: Box<dyn Stream>,
+    counts: &'a Counts,
     stuck: Pin<Box<Sleep>>,
     waiting: bool,
 }
 
-impl Patient {
+impl Patient<'_> {
     /// Notes whether a write is stuck, and ends one that was for too long.
     fn judge<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if polled.is_ready() {
@@ -296,19 +353,23 @@ impl Patient {
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for Patient<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.counts.received(buf.filled().len() - before);
+        polled
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for Patient<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.counts.sent(&polled);
         self.judge(cx, polled)
     }
 
@@ -318,6 +379,7 @@ impl AsyncWrite for Patient {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.counts.sent(&polled);
         self.judge(cx, polled)
     }
 

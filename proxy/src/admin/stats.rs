@@ -1,6 +1,9 @@
 //! `/stats` in its forms, and what the admin server counts of itself.
 
+use std::io;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use super::Admin;
 use super::query::Query;
@@ -8,7 +11,7 @@ use super::reply::{JSON, Reply};
 use crate::config::regex;
 use crate::limits;
 use crate::stats::block::Block;
-use crate::stats::names::{Http, Listener, ListenerHttp, Worker};
+use crate::stats::names::{Http, HttpHist, Listener, ListenerHist, ListenerHttp, Worker};
 use crate::stats::scope::{Registry, ScopeName};
 use crate::stats::scrape::{self, Buckets, Selection, Shown};
 
@@ -111,6 +114,10 @@ pub(super) fn lookups_changed(_: &Admin, _: &Query) -> Reply {
     Reply::ok()
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// What the admin server counts of itself; written by its thread alone.
 #[derive(Debug)]
 pub(super) struct Counts {
@@ -126,12 +133,12 @@ impl Counts {
         let scope = |prefix, family| ScopeName::new(prefix, family, &[]);
         Counts {
             http: registry.scope(ScopeName::new("http.admin.", "http", &[manager])).block(0),
-            listener: registry.scope(scope("listener.admin.", "listener_admin")).block(0),
+            listener: registry.scope(scope("listener.admin.", "listener.admin")).block(0),
             listener_http: registry
-                .scope(ScopeName::new("listener.admin.http.admin.", "listener_admin_http", &[manager]))
+                .scope(ScopeName::new("listener.admin.http.admin.", "listener.admin.http", &[manager]))
                 .block(0),
             thread: registry
-                .scope(scope("listener.admin.main_thread.", "listener_admin_main_thread"))
+                .scope(scope("listener.admin.main_thread.", "listener.admin.main_thread"))
                 .block(0),
         }
     }
@@ -146,9 +153,22 @@ impl Counts {
         self.listener.inc(Listener::DownstreamCxActive);
         self.thread.inc(Worker::DownstreamCxTotal);
         self.thread.inc(Worker::DownstreamCxActive);
+        self.listener.record(ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
     }
 
-    pub(super) fn closed(&self, by_peer: bool) {
+    pub(super) fn received(&self, bytes: usize) {
+        self.http.add(Http::DownstreamCxRxBytesTotal, bytes as u64);
+    }
+
+    pub(super) fn sent(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.http.add(Http::DownstreamCxTxBytesTotal, *bytes as u64);
+        }
+    }
+
+    pub(super) fn closed(&self, by_peer: bool, after: Duration) {
+        self.http.record(HttpHist::DownstreamCxLengthMs, millis(after));
+        self.listener.record(ListenerHist::DownstreamCxLengthMs, millis(after));
         let side = if by_peer { Http::DownstreamCxDestroyRemote } else { Http::DownstreamCxDestroyLocal };
         self.http.inc(side);
         self.http.dec(Http::DownstreamCxActive);
@@ -165,7 +185,8 @@ impl Counts {
         self.http.inc(Http::DownstreamRqActive);
     }
 
-    pub(super) fn answered(&self, status: u16) {
+    pub(super) fn answered(&self, status: u16, after: Duration) {
+        self.http.record(HttpHist::DownstreamRqTime, millis(after));
         self.http.dec(Http::DownstreamRqActive);
         let (http, listener) = match status / 100 {
             1 => (Http::DownstreamRq1xx, ListenerHttp::DownstreamRq1xx),

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
+use envoy_types::pb::google::protobuf::value::Kind;
 use selvedge_runtime::SocketAddress;
 
 use crate::config::rejection::{At, Fault};
@@ -29,6 +31,17 @@ pub struct Endpoint {
     /// 1 to 2^32-1; 1 by default.
     pub weight: u32,
     pub health: ConfiguredHealth,
+    /// For dumps; of it only `envoy.lb: {canary: true}` is read.
+    pub metadata: Option<Arc<core::Metadata>>,
+}
+
+impl Endpoint {
+    //= envoy: the endpoint's metadata envoy.lb says whether it is a canary
+    pub fn is_canary(&self) -> bool {
+        let fields = self.metadata.as_ref().and_then(|m| m.filter_metadata.get("envoy.lb"));
+        let value = fields.and_then(|s| s.fields.get("canary")?.kind.as_ref());
+        matches!(value, Some(Kind::BoolValue(true)))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +56,8 @@ pub enum ConfiguredHealth {
     Healthy,
     Unhealthy,
     Degraded,
+    /// Gets nothing, and does not count when it is asked how many are healthy.
+    Draining,
 }
 
 const MESSAGE: &str = "ClusterLoadAssignment";
@@ -115,8 +130,9 @@ fn lb_endpoint(config: &endpoint::LbEndpoint, names: bool, at: &At<'_>) -> Resul
     let health = match config.health_status {
         // UNKNOWN, HEALTHY
         0 | 1 => ConfiguredHealth::Healthy,
-        // UNHEALTHY, DRAINING, TIMEOUT
-        2..=4 => ConfiguredHealth::Unhealthy,
+        // UNHEALTHY, TIMEOUT
+        2 | 4 => ConfiguredHealth::Unhealthy,
+        3 => ConfiguredHealth::Draining,
         5 => ConfiguredHealth::Degraded,
         _ => {
             let here = at.field(MESSAGE, "health_status");
@@ -151,5 +167,6 @@ fn lb_endpoint(config: &endpoint::LbEndpoint, names: bool, at: &At<'_>) -> Resul
         EndpointTarget::Name { host, .. } if endpoint.hostname.is_empty() => Arc::clone(host),
         _ => Arc::from(endpoint.hostname.as_str()),
     };
-    Ok(Endpoint { target, hostname, weight, health })
+    let metadata = config.metadata.clone().map(Arc::new);
+    Ok(Endpoint { target, hostname, weight, health, metadata })
 }

@@ -95,7 +95,7 @@ impl Filter for ExtAuthz {
         let labels = [("envoy_ext_authz_prefix", &*self.stat_prefix), manager];
         let labels = if self.stat_prefix.is_empty() { &labels[1..] } else { &labels[..] };
         Local {
-            stats: place.registry.scope(ScopeName::new(&prefix, "http_ext_authz", labels)).block(place.shard),
+            stats: place.registry.scope(ScopeName::new(&prefix, "http.ext_authz", labels)).block(place.shard),
             clusters: RefCell::default(),
             registry: Arc::clone(place.registry),
             shard: place.shard,
@@ -277,7 +277,7 @@ impl Local {
             let prefix = format!("cluster.{name}.{}", filter.stat_part());
             let labels = [("envoy_cluster_name", name), ("envoy_ext_authz_prefix", &*filter.stat_prefix)];
             let labels = if filter.stat_prefix.is_empty() { &labels[..1] } else { &labels[..] };
-            let scope = ScopeName::new(&prefix, "cluster_ext_authz", labels).sparse();
+            let scope = ScopeName::new(&prefix, "cluster.ext_authz", labels).sparse();
             self.registry.scope(scope).block(self.shard)
         });
         Arc::clone(block)

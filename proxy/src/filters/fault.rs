@@ -249,7 +249,7 @@ impl Filter for Fault {
 
     fn local(&self, place: &Place<'_>) -> Local {
         let labels = [("envoy_http_conn_manager_prefix", place.manager)];
-        let name = ScopeName::new(&format!("http.{}.fault.", place.manager), "http_fault", &labels);
+        let name = ScopeName::new(&format!("http.{}.fault.", place.manager), "http.fault", &labels);
         Local {
             stats: place.registry.scope(name).block(place.shard),
             downstream: RefCell::default(),
@@ -337,7 +337,7 @@ impl Local {
                     ("envoy_fault_downstream_cluster", name),
                     ("envoy_http_conn_manager_prefix", &*self.manager),
                 ];
-                let scope = ScopeName::new(&prefix, "http_fault", &labels).sparse();
+                let scope = ScopeName::new(&prefix, "http.fault", &labels).sparse();
                 let block = self.registry.scope(scope).block(self.shard);
                 known.insert(at, (name.into(), Arc::clone(&block)));
                 block

@@ -1,6 +1,7 @@
 //! The numbers of the process as a whole: `server.*`, `cluster_manager.*`, `listener_manager.*`, `filesystem.*`.
 //! They are set when somebody looks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -42,9 +43,12 @@ impl Gauges {
         self.listeners.set(ListenerManager::ListenerAdded, listeners);
         self.listeners.set(ListenerManager::TotalListenersActive, listeners);
         let layers = &core.plan.snapshot.runtime.layers;
-        self.runtime.set(Runtime::LoadSuccess, 1);
+        //= envoy: twice, before and with the clusters
+        self.runtime.set(Runtime::LoadSuccess, 2);
+        self.runtime.set(Runtime::OverrideDirNotExists, 2);
         self.runtime.set(Runtime::NumLayers, layers.len() as u64);
-        self.runtime.set(Runtime::NumKeys, layers.iter().map(|(_, keys)| keys.len() as u64).sum());
+        let keys: BTreeSet<&String> = layers.iter().flat_map(|(_, values)| values.keys()).collect();
+        self.runtime.set(Runtime::NumKeys, keys.len() as u64);
     }
 
     /// The shards accept.
@@ -80,11 +84,11 @@ impl Gauges {
     }
 }
 
-/// Resident bytes, and those of data and heap.
+/// Resident bytes, and those of them that belong to this process alone: reserved address space is no memory.
 fn memory() -> (u64, u64) {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let mut pages = text.split(' ').map(|n| n.trim().parse::<u64>().unwrap_or(0));
     let (_size, resident) = (pages.next(), pages.next().unwrap_or(0));
-    let data = pages.nth(3).unwrap_or(0);
-    (resident * 4096, data * 4096)
+    let shared = pages.next().unwrap_or(0);
+    (resident * 4096, resident.saturating_sub(shared) * 4096)
 }

@@ -94,7 +94,8 @@ fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
         }
     };
     let rt = runtime.handle();
-    let stats = parts.registry.scope(ScopeName::new("server.selvedge.", "selvedge", &[])).block(parts.shard);
+    let stats =
+        parts.registry.scope(ScopeName::new("server.selvedge.", "server.selvedge", &[])).block(parts.shard);
     let on_ring = runtime.driver().kind == DriverKind::Uring;
     stats.inc(if on_ring { Stat::ShardsOnIoUring } else { Stat::ShardsOnEpoll });
     tell_numbers(&rt, stats);

@@ -54,7 +54,7 @@ impl Server {
     }
 
     fn stat(&self, name: &str) -> u64 {
-        let rows = self.core.registry.rows();
+        let rows = self.core.registry.rows(false);
         rows.iter().find(|r| r.name == name).unwrap_or_else(|| panic!("no stat {name}")).value
     }
 
@@ -272,6 +272,7 @@ fn endpoint(address: SocketAddr, locality: &LocalityEndpoints) -> Arc<EndpointSh
         hostname: Arc::from(""),
         weight: 1,
         health: ConfiguredHealth::Healthy,
+        metadata: None,
     };
     Arc::new(EndpointShared::new(&one, address, locality))
 }

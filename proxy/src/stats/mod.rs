@@ -4,3 +4,4 @@ pub mod block;
 pub mod names;
 pub mod scope;
 pub mod scrape;
+mod used;

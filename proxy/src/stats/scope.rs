@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::block::{BINS, Block};
 use super::names::{Kind, Table};
+use super::used;
 
 /// Where a scope's numbers appear: its prefix, and how Prometheus names it.
 #[derive(Debug, Clone, Default)]
 pub struct ScopeName {
     /// `cluster.a.`
     pub prefix: String,
-    /// `cluster`, which becomes `envoy_cluster_…`
+    /// `cluster`, which becomes `envoy_cluster_…`; parts of it are parted by dots, which say the order.
     pub family: String,
     pub labels: Vec<(&'static str, String)>,
     /// Show only what has been counted, as Envoy does with what it names when it comes.
@@ -48,7 +49,11 @@ struct ScopeState<T: Table> {
     blocks: Vec<Option<Arc<Block<T>>>>,
     /// What `/reset_counters` takes off.
     baseline: Vec<u64>,
+    codes_baseline: Option<Sides>,
 }
+
+/// Responses by status from 100 on: external, internal.
+type Sides = [Vec<u64>; 2];
 
 impl<T: Table> fmt::Debug for Scope<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -81,7 +86,7 @@ impl<T: Table> Scope<T> {
 #[derive(Debug, Clone)]
 pub struct Row {
     pub name: String,
-    /// Prometheus: the metric's name without `envoy_`, and labels before those of the scope.
+    /// Prometheus: the metric's name without `envoy_` and with dots, and labels before those of the scope.
     pub metric: String,
     pub labels: Vec<(&'static str, String)>,
     pub kind: Kind,
@@ -106,7 +111,7 @@ impl HistogramRow {
 
 trait AnyScope: Send + Sync {
     fn any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-    fn rows(&self, out: &mut Vec<Row>);
+    fn rows(&self, used_only: bool, out: &mut Vec<Row>);
     fn histograms(&self, out: &mut Vec<HistogramRow>);
     fn reset(&self);
 }
@@ -118,63 +123,73 @@ impl<T: Table> Scope<T> {
             .collect()
     }
 
-    fn code_rows(&self, state: &ScopeState<T>, out: &mut Vec<Row>) {
-        let mut sides = [vec![0u64; 500], vec![0u64; 500]];
-        let mut any = false;
+    fn codes(state: &ScopeState<T>) -> Option<Sides> {
+        let mut sides: Option<Sides> = None;
         for codes in state.blocks.iter().flatten().filter_map(|b| b.codes()) {
-            any = true;
+            let sides = sides.get_or_insert_with(|| [vec![0; 500], vec![0; 500]]);
             for (side, slots) in sides.iter_mut().zip([&codes.external, &codes.internal]) {
                 for (sum, slot) in side.iter_mut().zip(slots) {
                     *sum += slot.load(Relaxed);
                 }
             }
         }
-        if !any {
-            return;
-        }
-        let both: Vec<u64> = sides[0].iter().zip(&sides[1]).map(|(a, b)| a + b).collect();
-        for (part, codes) in [("external.", &sides[0]), ("internal.", &sides[1]), ("", &both)] {
-            if codes.iter().any(|&n| n > 0) {
-                self.side_rows(part, codes, out);
+        sides
+    }
+
+    /// Each code as it was counted, and as it is shown.
+    fn code_rows(&self, state: &ScopeState<T>, out: &mut Vec<Row>) {
+        let Some(sides) = Self::codes(state) else { return };
+        let side = |n: usize| -> Vec<(u64, u64)> {
+            let base = |at: usize| state.codes_baseline.as_ref().map_or(0, |b| b[n][at]);
+            sides[n].iter().enumerate().map(|(at, &all)| (all, all - base(at))).collect()
+        };
+        let (external, internal) = (side(0), side(1));
+        let both = external.iter().zip(&internal).map(|(a, b)| (a.0 + b.0, a.1 + b.1)).collect();
+        for (part, codes) in [("external.", external), ("internal.", internal), ("", both)] {
+            if codes.iter().any(|(all, _)| *all > 0) {
+                self.side_rows(part, &codes, out);
             }
         }
     }
 
-    fn side_rows(&self, part: &str, codes: &[u64], out: &mut Vec<Row>) {
-        let family = format!("{}_{}", self.name.family, part.replace('.', "_"));
+    fn side_rows(&self, part: &str, codes: &[(u64, u64)], out: &mut Vec<Row>) {
         let mut push = |suffix: String, metric: &str, label: Option<(&'static str, String)>, value| {
             out.push(Row {
                 name: format!("{}{part}{suffix}", self.name.prefix),
-                metric: format!("{family}{metric}"),
+                metric: format!("{}.{part}{metric}", self.name.family),
                 labels: label.into_iter().chain(self.name.labels.iter().cloned()).collect(),
                 kind: Kind::Counter,
                 value,
             });
         };
-        for class in 0..5usize {
-            let sum: u64 = codes[class * 100..class * 100 + 100].iter().sum();
-            if sum > 0 {
+        let sum = |codes: &[(u64, u64)]| codes.iter().fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
+        for (class, codes) in codes.chunks(100).enumerate() {
+            let (all, shown) = sum(codes);
+            if all > 0 {
                 let label = ("envoy_response_code_class", (class + 1).to_string());
-                push(format!("upstream_rq_{}xx", class + 1), "upstream_rq_xx", Some(label), sum);
+                push(format!("upstream_rq_{}xx", class + 1), "upstream_rq_xx", Some(label), shown);
             }
         }
-        for (at, &n) in codes.iter().enumerate().filter(|(_, n)| **n > 0) {
+        for (at, &(_, shown)) in codes.iter().enumerate().filter(|(_, n)| n.0 > 0) {
             let label = ("envoy_response_code", (at + 100).to_string());
-            push(format!("upstream_rq_{}", at + 100), "upstream_rq", Some(label), n);
+            push(format!("upstream_rq_{}", at + 100), "upstream_rq", Some(label), shown);
         }
-        push("upstream_rq_completed".to_owned(), "upstream_rq_completed", None, codes.iter().sum());
+        push("upstream_rq_completed".to_owned(), "upstream_rq_completed", None, sum(codes).1);
     }
 }
 
-/// `downstream_rq_2xx` is one metric with a class label.
+/// `downstream_rq_2xx` is one metric with a class label, `worker_0.x` one with the number of its thread.
 fn metric_of(family: &str, stat: &str) -> (String, Option<(&'static str, String)>) {
     if let Some(front) = stat.strip_suffix("xx")
         && let Some(class) = front.chars().last().filter(char::is_ascii_digit)
     {
         let base = &front[..front.len() - 1];
-        return (format!("{family}_{base}xx"), Some(("envoy_response_code_class", class.to_string())));
+        return (format!("{family}.{base}xx"), Some(("envoy_response_code_class", class.to_string())));
     }
-    (format!("{family}_{stat}").replace(['.', '-'], "_"), None)
+    if let Some(rest) = stat.strip_prefix("worker_0.") {
+        return (format!("{family}.worker_{rest}"), Some(("envoy_worker_id", "0".to_owned())));
+    }
+    (format!("{family}.{stat}"), None)
 }
 
 impl<T: Table> AnyScope for Scope<T> {
@@ -182,13 +197,16 @@ impl<T: Table> AnyScope for Scope<T> {
         self
     }
 
-    fn rows(&self, out: &mut Vec<Row>) {
+    fn rows(&self, used_only: bool, out: &mut Vec<Row>) {
         let state = locked(&self.state);
         if state.blocks.is_empty() {
             return;
         }
-        for (at, (&(stat, kind), sum)) in T::SLOTS.iter().zip(Self::sums(&state)).enumerate() {
-            if self.name.sparse && sum == 0 {
+        let sums = Self::sums(&state);
+        let counted = |name: &str| T::SLOTS.iter().zip(&sums).any(|((n, _), sum)| *n == name && *sum != 0);
+        for (at, (&(stat, kind), &sum)) in T::SLOTS.iter().zip(&sums).enumerate() {
+            let hidden = self.name.sparse || (used_only && !used::although_zero(stat, counted));
+            if sum == 0 && hidden {
                 continue;
             }
             let base = if kind == Kind::Counter { state.baseline.get(at).copied().unwrap_or(0) } else { 0 };
@@ -237,6 +255,7 @@ impl<T: Table> AnyScope for Scope<T> {
     fn reset(&self) {
         let mut state = locked(&self.state);
         state.baseline = Self::sums(&state);
+        state.codes_baseline = Self::codes(&state);
     }
 }
 
@@ -270,15 +289,16 @@ impl Registry {
         drop(same);
         let at = scopes.list.len();
         scopes.by_prefix.entry(name.prefix.clone()).or_default().push(at);
-        let state = Mutex::new(ScopeState { blocks: Vec::new(), baseline: Vec::new() });
+        let state = Mutex::new(ScopeState { blocks: Vec::new(), baseline: Vec::new(), codes_baseline: None });
         let scope = Arc::new(Scope { name, state });
         scopes.list.push(Arc::clone(&scope) as Arc<dyn AnyScope>);
         scope
     }
 
-    pub fn rows(&self) -> Vec<Row> {
+    /// `used_only`: without what was never written.
+    pub fn rows(&self, used_only: bool) -> Vec<Row> {
         let mut out = Vec::new();
-        locked(&self.scopes).list.iter().for_each(|s| s.rows(&mut out));
+        locked(&self.scopes).list.iter().for_each(|s| s.rows(used_only, &mut out));
         out
     }
 

@@ -47,7 +47,7 @@ pub struct Selection {
     pub filter: Option<regex::Regex>,
     /// Those that the filter does not match.
     pub invert: bool,
-    /// Only those that were ever written: taken as not zero.
+    /// Only those that were ever written.
     pub used_only: bool,
     pub shown: Shown,
     pub buckets: Buckets,
@@ -56,19 +56,19 @@ pub struct Selection {
 }
 
 impl Selection {
-    fn takes(&self, name: &str, used: bool) -> bool {
-        (used || !self.used_only) && self.filter.as_ref().is_none_or(|f| f.is_match(name) != self.invert)
+    fn takes(&self, name: &str) -> bool {
+        self.filter.as_ref().is_none_or(|f| f.is_match(name) != self.invert)
     }
 }
 
 fn select(registry: &Registry, selection: &Selection) -> (Vec<Row>, Vec<HistogramRow>) {
-    let mut rows = registry.rows();
-    rows.retain(|r| selection.shown.takes(r.kind) && selection.takes(&r.name, r.value != 0));
+    let mut rows = registry.rows(selection.used_only);
+    rows.retain(|r| selection.shown.takes(r.kind) && selection.takes(&r.name));
     rows.sort_by(|a, b| a.name.cmp(&b.name));
     let mut histograms = Vec::new();
     if matches!(selection.shown, Shown::All | Shown::Histograms) {
         histograms = registry.histograms();
-        histograms.retain(|h| selection.takes(&h.name, h.count() != 0));
+        histograms.retain(|h| (h.count() != 0 || !selection.used_only) && selection.takes(&h.name));
         histograms.sort_by(|a, b| a.name.cmp(&b.name));
     }
     (rows, histograms)
@@ -300,49 +300,74 @@ pub fn prometheus(registry: &Registry, selection: &Selection) -> String {
     let mut out = String::new();
     let mut last = None;
     for row in &rows {
+        let metric = exported(&row.metric);
         if last != Some(&row.metric) {
             let kind = if row.kind == Kind::Counter { "counter" } else { "gauge" };
-            let _infallible = writeln!(out, "# TYPE envoy_{} {kind}", row.metric);
+            let _infallible = writeln!(out, "# TYPE {metric} {kind}");
             last = Some(&row.metric);
         }
-        let _infallible = writeln!(out, "envoy_{}{} {}", row.metric, pairs(&row.labels, None), row.value);
+        let _infallible = writeln!(out, "{metric}{} {}", pairs(&row.labels, None), row.value);
     }
     let summary = selection.buckets == Buckets::Summary;
     let mut last = None;
     for h in &histograms {
-        let metric = &h.metric;
-        if last != Some(metric) {
+        let metric = exported(&h.metric);
+        if last != Some(&h.metric) {
             let kind = if summary { "summary" } else { "histogram" };
-            let _infallible = writeln!(out, "# TYPE envoy_{metric} {kind}");
-            last = Some(metric);
+            let _infallible = writeln!(out, "# TYPE {metric} {kind}");
+            last = Some(&h.metric);
         }
         let count = h.count();
         if summary {
             for q in QUANTILES {
                 let le = pairs(&h.labels, Some(("quantile", &q.to_string())));
                 let value = if count == 0 { "nan".to_owned() } else { quantile(h, q).to_string() };
-                let _infallible = writeln!(out, "envoy_{metric}{le} {value}");
+                let _infallible = writeln!(out, "{metric}{le} {value}");
             }
         } else {
             for edge in BUCKETS {
                 let le = pairs(&h.labels, Some(("le", &edge.to_string())));
-                let _infallible = writeln!(out, "envoy_{metric}_bucket{le} {}", below(h, edge));
+                let _infallible = writeln!(out, "{metric}_bucket{le} {}", below(h, edge));
             }
             let all = pairs(&h.labels, Some(("le", "+Inf")));
-            let _infallible = writeln!(out, "envoy_{metric}_bucket{all} {count}");
+            let _infallible = writeln!(out, "{metric}_bucket{all} {count}");
         }
         let plain = pairs(&h.labels, None);
-        let _infallible =
-            writeln!(out, "envoy_{metric}_sum{plain} {}\nenvoy_{metric}_count{plain} {count}", h.sum);
+        let _infallible = writeln!(out, "{metric}_sum{plain} {}\n{metric}_count{plain} {count}", h.sum);
     }
     out
+}
+
+/// The name of a metric as Prometheus has it. //= envoy: PrometheusStats::sanitizeName
+fn exported(metric: &str) -> String {
+    let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
+    let name = metric.chars().map(|c| if fits(c) { c } else { '_' });
+    "envoy_".chars().chain(name).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::names::{Cluster, Http, HttpHist};
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use crate::stats::names::{Cluster, Http, HttpHist, Server};
     use crate::stats::scope::ScopeName;
+
+    /// As Envoy sorts: by the name with its dots, which come before underscores.
+    #[test]
+    fn metrics_stand_in_envoys_order() {
+        let registry = Registry::default();
+        for (prefix, family) in [("cluster_manager.", "cluster_manager"), ("cluster.a.", "cluster")] {
+            registry.scope::<Cluster>(ScopeName::new(prefix, family, &[])).block(0);
+        }
+        registry.scope::<Server>(ScopeName::new("server.", "server", &[])).block(0);
+        let shown = prometheus(&registry, &Selection::default());
+        let at = |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text}"));
+        assert!(
+            at("envoy_cluster_upstream_rq_total{} 0") < at("envoy_cluster_manager_upstream_rq_total{} 0")
+        );
+        at("envoy_server_worker_watchdog_miss{envoy_worker_id=\"0\"} 0\n");
+    }
 
     #[test]
     fn shards_are_summed_and_shown_in_three_forms() {
@@ -365,7 +390,7 @@ mod tests {
         let used = Selection { used_only: true, ..Selection::default() };
         let expected = "cluster.a.external.upstream_rq_503: 1\ncluster.a.external.upstream_rq_5xx: 1\n\
             cluster.a.external.upstream_rq_completed: 1\ncluster.a.upstream_rq_503: 1\ncluster.a.upstream_rq_5xx: 1\n\
-            cluster.a.upstream_rq_completed: 1\nhttp.x.downstream_rq_2xx: 4\n\
+            cluster.a.upstream_rq_completed: 1\ncluster.a.warming_state: 0\nhttp.x.downstream_rq_2xx: 4\n\
             http.x.downstream_rq_time: P0(nan,405) P25(nan,405) P50(nan,405) P75(nan,405) P90(nan,405) P95(nan,405) \
             P99(nan,405) P99.5(nan,405) P99.9(nan,405) P100(nan,405)\n";
         assert_eq!(text(&registry, &used), expected);
@@ -384,7 +409,15 @@ mod tests {
         assert!(json(&registry, &used).contains(r#"{"name":"http.x.downstream_rq_2xx","value":4}"#));
         registry.reset_counters();
         assert_eq!(http.get(Http::DownstreamRq2xx), 4);
-        assert!(!text(&registry, &used).contains("downstream_rq_2xx"));
+        assert_eq!(cluster.block(0).codes().map(|c| c.external[403].load(Relaxed)), Some(1));
+        let reset = text(&registry, &used);
+        for name in [
+            "http.x.downstream_rq_2xx",
+            "cluster.a.external.upstream_rq_503",
+            "cluster.a.upstream_rq_completed",
+        ] {
+            assert!(reset.contains(&format!("{name}: 0\n")), "{reset}");
+        }
     }
 
     /// 13 samples of 0, 11 of 2 and one of 3; the expectations are Envoy's for the same.

@@ -44,7 +44,7 @@ impl ClusterShared {
         let remaining = [0, 1].map(|priority| {
             let name = PRIORITIES[priority];
             let prefix = format!("{prefix}circuit_breakers.{name}.");
-            let family = format!("cluster_circuit_breakers_{name}");
+            let family = format!("cluster.circuit_breakers.{name}");
             config.track_remaining[priority]
                 .then(|| registry.scope(ScopeName::new(&prefix, &family, &labels)))
         });

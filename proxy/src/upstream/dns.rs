@@ -190,9 +190,11 @@ async fn look_up(resolver: &TokioResolver, host: &str) -> Answer {
 /// Sets the gauges of a cluster's membership.
 pub(crate) fn count_members(cluster: &ClusterShared, list: &[Arc<EndpointShared>]) {
     let stats = cluster.scope.block(0);
-    let healthy = list.iter().filter(|e| e.health == ConfiguredHealth::Healthy).count();
+    let count = |health| list.iter().filter(|e| e.health == health).count() as u64;
     stats.set(Stat::MembershipTotal, list.len() as u64);
-    stats.set(Stat::MembershipHealthy, healthy as u64);
+    stats.set(Stat::MembershipHealthy, count(ConfiguredHealth::Healthy));
+    stats.set(Stat::MembershipDegraded, count(ConfiguredHealth::Degraded));
+    stats.set(Stat::MembershipExcluded, count(ConfiguredHealth::Draining));
     if cluster.config.kind == ClusterKind::Static {
         stats.add(Stat::DefaultTotalMatchCount, list.len() as u64);
     } else {
@@ -214,6 +216,7 @@ mod tests {
             hostname: hostname.into(),
             weight: 1,
             health: ConfiguredHealth::Healthy,
+            metadata: None,
         };
         let nowhere = || Arc::from("");
         let locality = LocalityEndpoints {

@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use envoy_types::pb::envoy::config::core::v3::Metadata;
 use selvedge_runtime::SocketAddress;
 
 use crate::config::endpoint::{ConfiguredHealth, Endpoint, LocalityEndpoints};
@@ -46,6 +47,10 @@ pub struct EndpointShared {
     pub zone: Arc<str>,
     pub sub_zone: Arc<str>,
     pub priority: u32,
+    /// Of the locality; 0: not set.
+    pub locality_weight: u32,
+    pub canary: bool,
+    pub metadata: Option<Arc<Metadata>>,
     blocks: Mutex<Vec<Arc<EndpointBlock>>>,
 }
 
@@ -61,6 +66,9 @@ impl EndpointShared {
             zone: Arc::clone(&locality.zone),
             sub_zone: Arc::clone(&locality.sub_zone),
             priority: locality.priority,
+            locality_weight: locality.weight.unwrap_or(0),
+            canary: endpoint.is_canary(),
+            metadata: endpoint.metadata.clone(),
             blocks: Mutex::default(),
         }
     }

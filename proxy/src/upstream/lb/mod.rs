@@ -67,7 +67,9 @@ impl Balancer {
     ) -> Balancer {
         let count = |health| list.iter().filter(|c| c.health == health).count();
         let (healthy, degraded) = (count(ConfiguredHealth::Healthy), count(ConfiguredHealth::Degraded));
-        let shares = Shares::new(healthy, degraded, list.len(), overprovisioning, panic_threshold);
+        //= envoy: draining endpoints are excluded where the healthy ones are set against all
+        let all = list.len() - count(ConfiguredHealth::Draining);
+        let shares = Shares::new(healthy, degraded, all, overprovisioning, panic_threshold);
         let mut group = |takes: &dyn Fn(ConfiguredHealth) -> bool| {
             let places = (0..list.len()).filter(|&n| takes(list[n].health)).collect();
             Group::new(policy, list, places, draw())

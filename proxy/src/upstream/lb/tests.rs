@@ -3,7 +3,7 @@
 use selvedge_runtime::rng::Rng;
 
 use super::*;
-use crate::config::endpoint::ConfiguredHealth::{Degraded, Healthy, Unhealthy};
+use crate::config::endpoint::ConfiguredHealth::{Degraded, Draining, Healthy, Unhealthy};
 
 const LEAST: LbPolicy = LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0 };
 
@@ -108,6 +108,8 @@ fn health_decides_who_is_asked() {
     assert_eq!(with(&[Unhealthy, Unhealthy], 50.0), (vec![500, 500], true));
     assert_eq!(with(&[Unhealthy, Healthy], 50.0), (vec![0, 1000], false));
     assert!(with(&[Unhealthy, Unhealthy, Healthy], 50.0).1);
+    // One of two that count is healthy.
+    assert_eq!(with(&[Unhealthy, Draining, Healthy], 50.0), (vec![0, 0, 1000], false));
     // More than 100 / 1.4 percent healthy: no panic, whatever the threshold.
     assert!(!with(&[Healthy, Healthy, Healthy, Unhealthy], 100.0).1);
     // Half are healthy: 70 percent of the load, the degraded ones take the rest.

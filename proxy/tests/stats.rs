@@ -11,6 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use expect_test::expect_file;
+use selvedge::filters;
 use selvedge::stats::names::{Kind, Listed, TABLES};
 
 /// The sources, without the tables themselves.
@@ -68,13 +69,13 @@ fn is_by_code(name: &str) -> bool {
 fn page() -> String {
     let sources = sources();
     let mut out = String::from(
-        "# Stats\n\nGenerated from `proxy/src/stats/names.rs` by `UPDATE_EXPECT=1 cargo test --test stats`. All names are \
+        "# Stats\n\nGenerated from `proxy/src/stats/names.rs` and the tables of filters by `UPDATE_EXPECT=1 cargo test --test stats`. All names are \
          Envoy's. A stat that is marked `0` is shown for those who ask for it, and nothing here moves it yet.\n\nBesides: \
          `cluster.<name>.[external.|internal.]upstream_rq_<code>`, `..._<class>xx` and `..._completed`, which appear with \
          the first response that they count.\n",
     );
     let mut kept = BTreeSet::new();
-    for table in TABLES {
+    for table in TABLES.iter().chain(filters::TABLES) {
         let _ = write!(out, "\n## `{}`\n\n| name | kind | |\n|---|---|---|\n", table.prefix);
         for (name, kind, moves) in rows(table, &sources) {
             let short = name.strip_prefix(table.prefix).unwrap_or(&name);

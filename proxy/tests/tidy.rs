@@ -54,6 +54,23 @@ fn unsafe_has_one_room() {
 }
 
 #[test]
+fn the_page_of_that_room_names_each_file() {
+    let word = ["un", "safe"].concat();
+    let words = [format!("{word} {{"), format!("{word} fn"), format!("{word} impl")];
+    let page = fs::read_to_string(root().join("docs/UNSAFE.md")).expect("the page");
+    let mut missing = Vec::new();
+    for (name, text) in rust_files(&["runtime"]) {
+        let short = name.trim_start_matches("runtime/src/").trim_start_matches("runtime/tests/");
+        let has =
+            text.lines().any(|l| words.iter().any(|w| l.contains(w) && !l.trim_start().starts_with("//")));
+        if has && !page.contains(&format!("`{short}`")) {
+            missing.push(name);
+        }
+    }
+    assert!(missing.is_empty(), "docs/UNSAFE.md does not name {missing:?}");
+}
+
+#[test]
 fn no_state_outside_the_shard() {
     let words = [["thread", "_local!"].concat(), ["static", " mut "].concat()];
     refuse(

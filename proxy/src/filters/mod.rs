@@ -23,6 +23,7 @@ use crate::log;
 use crate::observe::info::StreamInfo;
 use crate::shard::ServerShared;
 use crate::side_call::{Answer, Question};
+use crate::stats::names::Listed;
 use crate::stats::scope::Registry;
 use crate::stream::Reply;
 use crate::upstream::cluster::ClusterTwin;
@@ -42,6 +43,14 @@ list::filters! {
     #[cfg(test)]
     stamp::Stamp,
 }
+
+/// The tables of stats that stand in the filters' own files, for those who list all.
+pub const TABLES: &[Listed] = &[
+    Listed::of::<ext_authz::Stat>("Stat", "http.<stat_prefix>.ext_authz."),
+    Listed::of::<fault::FaultStat>("FaultStat", "http.<stat_prefix>.fault."),
+    Listed::of::<fault::DownstreamStat>("DownstreamStat", "http.<stat_prefix>.fault.<cluster>."),
+    Listed::of::<health_check::HealthCheckStat>("HealthCheckStat", "http.<stat_prefix>.health_check."),
+];
 
 #[cfg(test)]
 mod tests;

@@ -30,16 +30,16 @@ pub struct Listed {
     pub variants: &'static [&'static str],
 }
 
+impl Listed {
+    pub const fn of<T: Table>(table: &'static str, prefix: &'static str) -> Listed {
+        Listed { table, prefix, slots: T::SLOTS, histograms: T::HISTOGRAMS, variants: T::VARIANTS }
+    }
+}
+
 macro_rules! list {
     ($($table:ident $prefix:literal,)*) => {
         /// Every table with the prefix of its names.
-        pub const TABLES: &[Listed] = &[$(Listed {
-            table: stringify!($table),
-            prefix: $prefix,
-            slots: $table::SLOTS,
-            histograms: $table::HISTOGRAMS,
-            variants: $table::VARIANTS,
-        },)*];
+        pub const TABLES: &[Listed] = &[$(Listed::of::<$table>(stringify!($table), $prefix),)*];
     };
 }
 

@@ -12,15 +12,18 @@ pub enum Reading {
     Sent,
 }
 
+/// Names and values.
+pub type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One message as a peer understands it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
     /// The start line in its three parts.
     pub start: [Vec<u8>; 3],
     /// Names in lower case.
-    pub fields: Vec<(Vec<u8>, Vec<u8>)>,
+    pub fields: Pairs,
     pub body: Vec<u8>,
-    pub trailers: Vec<(Vec<u8>, Vec<u8>)>,
+    pub trailers: Pairs,
     /// Bytes of it, first to last.
     pub length: usize,
     /// Its end is the end of the connection.
@@ -124,7 +127,7 @@ impl Reader<'_> {
         Ok(line.to_vec())
     }
 
-    fn fields(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Stop> {
+    fn fields(&mut self) -> Result<Pairs, Stop> {
         let mut fields = Vec::new();
         loop {
             let line = self.line()?;

@@ -77,8 +77,8 @@ const LEVELS: usize = 6;
 const SLOTS: usize = 64;
 const NONE: u32 = u32::MAX;
 pub(crate) const TICK_NS: u64 = 1_000_000;
-/// Ticks that the wheel spans; what lies beyond waits in the last slot and is placed again.
-const SPAN: u64 = 1 << (6 * LEVELS);
+/// Bits of a tick below the digit of the highest level.
+const TOP_SHIFT: usize = 6 * (LEVELS - 1);
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
@@ -179,7 +179,10 @@ impl Wheel {
     }
 
     fn slot_of(&self, tick: u64) -> usize {
-        let tick = tick.clamp(self.tick, self.tick + SPAN - 1);
+        // What lies beyond the span waits in the slot furthest ahead, and is placed again when that one is reached:
+        // the slot of now is for what is due in it.
+        let last = (((self.tick >> TOP_SHIFT) + SLOTS as u64) << TOP_SHIFT) - 1;
+        let tick = tick.clamp(self.tick, last);
         // The level is where the tick's digits first differ from now's.
         let differ = (tick ^ self.tick) | 63;
         let level = ((63 - differ.leading_zeros()) as usize / 6).min(LEVELS - 1);
@@ -236,12 +239,6 @@ impl Wheel {
                 let id = self.heads[slot];
                 let tick = self.entries[id as usize].tick;
                 self.disarm(id);
-                let target = self.slot_of(tick);
-                if target == slot {
-                    // Beyond the span: it stays, and is looked at again a turn of this level later.
-                    self.link(id, tick);
-                    break;
-                }
                 self.link(id, tick);
             }
         }
@@ -341,6 +338,25 @@ mod tests {
 
     fn ms(n: u64) -> Instant {
         Instant(n * TICK_NS)
+    }
+
+    /// A timer of years wakes nobody before its time, and hides no other one behind it.
+    #[test]
+    fn far_timers_neither_spin_nor_hide_others() {
+        const YEAR: u64 = 365 * 24 * 3600 * 1000;
+        let mut wheel = Wheel::new(ms(5));
+        let mut due = Vec::new();
+        let top = 1 << TOP_SHIFT;
+        for (n, at) in [(1, 64 * top + 1), (2, 100 * YEAR), (3, 64 * top + 70)] {
+            let id = wheel.take();
+            wheel.arm(id, at, TaskId::numbered(n));
+        }
+        assert!(wheel.next_tick() > Some(2 * YEAR));
+        wheel.advance(ms(64 * top + 70), &mut due);
+        assert_eq!(due, [TaskId::numbered(1), TaskId::numbered(3)]);
+        assert!(wheel.next_tick() > Some(4 * YEAR));
+        wheel.advance(ms(100 * YEAR), &mut due);
+        assert_eq!((due.len(), wheel.armed), (3, 0));
     }
 
     #[test]

@@ -436,9 +436,9 @@ impl<'p> Translator<'p> {
             }
             first = false;
             if rest.starts_with("[:")
-                && let Some(end) = rest.find(":]")
+                && let Some(length) = rest[2..].find(":]")
             {
-                self.posix_class(end)?;
+                self.posix_class(2 + length)?;
                 continue;
             }
             if c == '\\'

@@ -366,6 +366,14 @@ fn what_is_not_implemented_is_said() {
     assert!(whole("(?-i)é").is_ok());
 }
 
+/// A class whose name would end before it begins: RE2 looks for the end behind the colon.
+#[test]
+fn an_open_bracket_and_a_colon_are_characters() {
+    let regex = whole("[[:]").expect("two characters");
+    assert_eq!(["[", ":", "]"].map(|t| regex.is_match(t.as_bytes())), [true, true, false]);
+    assert!(whole("[[:]a:]").expect_err("no such class").starts_with("invalid character class range"));
+}
+
 #[test]
 fn programs_are_bounded() {
     assert_eq!(

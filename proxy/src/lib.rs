@@ -8,6 +8,8 @@ pub mod config;
 pub mod demo;
 pub mod downstream;
 pub mod filters;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod http;
 pub mod limits;
 pub mod log;

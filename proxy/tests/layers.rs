@@ -36,6 +36,7 @@ fn no_new_arrow_between_crates() {
     assert_eq!(uses("xds-client"), set(&[]));
     assert_eq!(uses("proxy"), set(&["runtime", "xds-client"]));
     assert_eq!(uses("perf"), set(&["proxy", "runtime"]));
+    assert_eq!(uses("fuzz"), set(&["proxy", "runtime"]));
 }
 
 #[test]

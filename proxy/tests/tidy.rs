@@ -133,7 +133,7 @@ fn files_stay_readable() {
 /// The pages that people read: the README, its neighbours, and `docs/`.
 fn pages() -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
-    for dir in ["", "docs", "docs/decisions", "proxy/tests/parity"] {
+    for dir in ["", "docs", "docs/decisions", "fuzz", "proxy/tests/parity"] {
         for entry in fs::read_dir(root().join(dir)).expect("a directory") {
             let path = entry.expect("an entry").path();
             if path.extension().is_some_and(|e| e == "md") {

@@ -2,6 +2,8 @@
 
 pub(crate) mod dates;
 pub mod format;
+#[doc(hidden)]
+pub mod fuzz;
 pub(crate) mod json;
 mod operator;
 pub mod sink;

@@ -5,6 +5,8 @@ pub mod bootstrap;
 pub mod cluster;
 pub mod endpoint;
 pub mod fields;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hcm;
 pub mod listener;
 pub mod matchers;

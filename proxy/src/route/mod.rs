@@ -1,5 +1,7 @@
 //! Routes: compiled tables and the pure pick.
 
+#[doc(hidden)]
+pub mod fuzz;
 pub mod matchers;
 pub mod mutations;
 pub mod pick;

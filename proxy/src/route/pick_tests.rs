@@ -1,44 +1,20 @@
 //! The index against a scan of the list, and what the index costs.
 
 use std::cell::Cell;
-use std::sync::Arc;
 
-use ::regex::bytes::Regex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::regex;
 use crate::http::message::HeaderId;
-use crate::route::matchers::{
-    Fraction, HeaderMatcher, HeaderRule, QueryMatcher, RouteMatch, StringMatcher, Subject,
-};
-use crate::route::table::{Action, Direct, PerFilter};
-
-/// One route of a random table, written so that the reference below can read it without the code under test.
-#[derive(Debug, Clone)]
-struct Rule {
-    path: Path,
-    ignore_case: bool,
-    header: Option<(String, bool)>,
-    query: Option<String>,
-    fraction: Option<u64>,
-}
-
-#[derive(Debug, Clone)]
-enum Path {
-    Exact(String),
-    Prefix(String),
-    Segments(String),
-    Regex(String),
-}
+use crate::route::fuzz::{Asking, PATTERNS, Path, Rule, check_host, check_route};
+use crate::route::matchers::{HeaderMatcher, HeaderRule, StringMatcher, Subject};
 
 fn rule() -> impl Strategy<Value = Rule> {
     let path = prop_oneof![
         "/[ab/]{0,4}".prop_map(Path::Exact),
         "/[ab/]{0,4}".prop_map(Path::Prefix),
         "/[aA]{1,2}(/b)?".prop_map(Path::Segments),
-        prop_oneof![Just("/a.*"), Just("/(a|b)*"), Just("/[^/]*/b"), Just(".*")]
-            .prop_map(|r| Path::Regex(r.to_owned())),
+        (0..PATTERNS.len()).prop_map(Path::Regex),
     ];
     let header = prop::option::weighted(0.3, ("[xy]", any::<bool>()));
     let query = prop::option::weighted(0.2, "[pq]");
@@ -46,69 +22,6 @@ fn rule() -> impl Strategy<Value = Rule> {
     (path, prop::bool::weighted(0.3), header, query, fraction).prop_map(
         |(path, ignore_case, header, query, fraction)| Rule { path, ignore_case, header, query, fraction },
     )
-}
-
-impl Rule {
-    fn compile(&self) -> RouteMatch {
-        let ignore_case = self.ignore_case;
-        let bytes = |text: &String| text.as_bytes().into();
-        RouteMatch {
-            path: match &self.path {
-                Path::Exact(path) => PathMatch::Exact { path: bytes(path), ignore_case },
-                Path::Prefix(prefix) => PathMatch::Prefix { prefix: bytes(prefix), ignore_case },
-                Path::Segments(prefix) => PathMatch::SeparatedPrefix { prefix: bytes(prefix), ignore_case },
-                Path::Regex(pattern) => PathMatch::Regex(regex::whole(pattern).expect("a pattern")),
-            },
-            headers: self
-                .header
-                .iter()
-                .map(|(name, invert)| HeaderMatcher {
-                    subject: Subject::Field(bytes(name)),
-                    rule: HeaderRule::Text(StringMatcher::Exact { text: (*b"1").into(), ignore_case: false }),
-                    invert: *invert,
-                    missing_is_empty: false,
-                })
-                .collect(),
-            query: self
-                .query
-                .iter()
-                .map(|name| QueryMatcher { name: bytes(name), value: None, present: true })
-                .collect(),
-            fraction: self.fraction.map(|numerator| Fraction { numerator, denominator: 2 }),
-            grpc_only: false,
-        }
-    }
-
-    /// The reference: what the words of the API say, without an index and without the matchers.
-    fn fits(&self, request: &Asking) -> bool {
-        let fold = |text: &str| if self.ignore_case { text.to_ascii_lowercase() } else { text.to_owned() };
-        let path = fold(&request.path);
-        let path_fits = match &self.path {
-            Path::Exact(own) => path == fold(own),
-            Path::Prefix(own) => path.starts_with(&fold(own)),
-            Path::Segments(own) => path == fold(own) || path.starts_with(&format!("{}/", fold(own))),
-            Path::Regex(pattern) => {
-                let whole = Regex::new(&format!("^(?:{pattern})$")).expect("a pattern");
-                whole.is_match(request.path.as_bytes())
-            }
-        };
-        let header_fits = self.header.as_ref().is_none_or(|(name, invert)| {
-            let value = request.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-            value.is_some_and(|v| (v == "1") != *invert)
-        });
-        let query_fits = self.query.as_ref().is_none_or(|name| request.query.contains(name.as_str()));
-        let fraction_fits = self.fraction.is_none_or(|numerator| request.random % 2 < numerator);
-        path_fits && header_fits && query_fits && fraction_fits
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Asking {
-    path: String,
-    /// Names of parameters without values.
-    query: String,
-    headers: Vec<(String, String)>,
-    random: u64,
 }
 
 fn asking() -> impl Strategy<Value = Asking> {
@@ -121,82 +34,18 @@ fn asking() -> impl Strategy<Value = Asking> {
     })
 }
 
-fn host(matchers: impl Iterator<Item = RouteMatch>) -> VirtualHost {
-    let routes: Vec<Route> = matchers.map(route).collect();
-    VirtualHost {
-        name: Arc::from("host"),
-        paths: PathIndex::new(routes.iter().map(|r| &r.matcher.path)),
-        routes,
-        require_tls: RequireTls::None,
-        mutations: Mutations::default(),
-        per_filter: PerFilter::default(),
-    }
-}
-
-fn route(matcher: RouteMatch) -> Route {
-    Route {
-        name: Arc::from(""),
-        matcher,
-        action: Action::Direct(Direct { status: 200, body: Arc::from(&b""[..]) }),
-        mutations: Mutations::default(),
-        per_filter: PerFilter::default(),
-    }
-}
-
-fn table(hosts: Vec<VirtualHost>, domains: Vec<(String, u32)>) -> RouteTable {
-    RouteTable {
-        name: Arc::from("table"),
-        hosts,
-        domains: DomainIndex::new(domains),
-        ignore_port_in_host: false,
-        mutations: Mutations::default(),
-        most_specific_wins: false,
-        per_filter: PerFilter::default(),
-    }
-}
-
-fn input(random: u64) -> PickInput {
-    PickInput { random, https: false, internal: false }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn the_winner_is_that_of_a_scan(rules in prop::collection::vec(rule(), 0..40), asked in prop::collection::vec(asking(), 1..12)) {
-        let table = table(vec![host(rules.iter().map(Rule::compile))], vec![("*".to_owned(), 0)]);
-        for asked in &asked {
-            let question = if asked.query.is_empty() { "" } else { "?" };
-            let target = format!("{}{question}{}", asked.path, asked.query);
-            let mut head = RequestHead::new(b"GET", b"h", target.as_bytes());
-            for (name, value) in &asked.headers {
-                head.fields.append_named(name.as_bytes(), value.as_bytes());
-            }
-            let found = pick(&table, &head, input(asked.random)).ok();
-            let found = found.map(|p| table.hosts[0].routes.iter().position(|r| std::ptr::eq(r, p.route)).expect("its own"));
-            prop_assert_eq!(found, rules.iter().position(|r| r.fits(asked)), "{:?}", asked);
-        }
+        asked.iter().for_each(|asked| check_route(&rules, asked));
     }
 
     #[test]
     fn the_host_is_that_of_a_scan(domains in prop::collection::btree_set("(\\*?[ab.]{1,3}|[ab.]{1,3}\\*|\\*)", 0..12), name in "[abAB.]{0,6}") {
         let domains: Vec<(String, u32)> = domains.into_iter().zip(0..).collect();
-        let folded = name.to_ascii_lowercase();
-        let longest = |fits: &dyn Fn(&str) -> Option<usize>| {
-            domains.iter().filter_map(|(d, i)| Some((fits(d)?, *i))).max_by_key(|(length, _)| *length).map(|(_, i)| i)
-        };
-        let exact = longest(&|d| (d == folded).then_some(0));
-        let suffix = longest(&|d| {
-            let rest = d.strip_prefix('*').filter(|r| !r.is_empty())?;
-            (folded.len() > rest.len() && folded.ends_with(rest)).then_some(rest.len())
-        });
-        let prefix = longest(&|d| {
-            let rest = d.strip_suffix('*').filter(|r| !r.is_empty() && !d.starts_with('*'))?;
-            (folded.len() > rest.len() && folded.starts_with(rest)).then_some(rest.len())
-        });
-        let any = longest(&|d| (d == "*").then_some(0));
-        let found = DomainIndex::new(domains.clone()).find(name.as_bytes());
-        prop_assert_eq!(found, exact.or(suffix).or(prefix).or(any), "{:?}", domains);
+        check_host(&domains, &name);
     }
 }
 

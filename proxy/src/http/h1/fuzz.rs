@@ -9,7 +9,7 @@ use selvedge_runtime::{BlockMut, Budget, Chunk, Chunks};
 
 use super::body::{BodyDecoder, BodyError, BodyEvent};
 use super::encode::{encode_request, encode_response, frame, frame_response, last_chunk};
-use super::head::{EmptyLines, HeadError, HeadGather, HeadLimits, HeadScan, Underscores, find_head_end};
+use super::head::{EmptyLines, HeadGather, HeadLimits, HeadScan, Underscores, find_head_end};
 use super::oracle::{self, Read, Reading};
 use super::request::{DecodedRequest, check_start, decode_request};
 use super::response::{DecodedResponse, RequestKind, decode_response};
@@ -119,30 +119,37 @@ fn reads_back(first: &DecodedRequest, mut limits: HeadLimits) {
 pub fn response(data: &[u8]) {
     let Some((setup, text)) = Setup::read(data) else { return };
     let (limits, budget) = (setup.limits(), budget());
-    let gather = |cuts: &mut dyn Iterator<Item = usize>| -> Result<Vec<Vec<u8>>, HeadError> {
+    let kind = RequestKind { head: setup.bit(6), upgrade: setup.bit(7) };
+    // The heads up to the first that is refused, and whether one was.
+    let gather = |cuts: &mut dyn Iterator<Item = usize>| {
         let (mut gather, mut heads, mut from) = (HeadGather::default(), Vec::new(), 0);
         for cut in cuts {
             let mut bytes = Chunk::copy_from(&text[from..cut]);
             from = cut;
-            while let Some(end) = gather.end(&mut bytes, &limits, &budget)? {
-                heads.push(bytes.split_to(end).to_vec());
-                if bytes.is_empty() {
-                    break;
+            while !bytes.is_empty() {
+                let head = match gather.end(&mut bytes, &limits, &budget) {
+                    Ok(Some(end)) => bytes.split_to(end),
+                    Ok(None) => break,
+                    Err(_) => return (heads, true),
+                };
+                match decode_response(head, kind, &limits) {
+                    Ok(decoded) => heads.push(decoded),
+                    Err(_) => return (heads, true),
                 }
             }
         }
-        Ok(heads)
+        (heads, false)
     };
-    let heads = gather(&mut std::iter::once(text.len()));
-    assert_eq!(gather(&mut setup.cuts(text.len())), heads, "pieces do not matter");
-    for head in heads.into_iter().flatten() {
-        let kind = RequestKind { head: setup.bit(6), upgrade: setup.bit(7) };
-        let Ok(decoded) = decode_response(Chunk::copy_from(&head), kind, &limits) else { continue };
+    let told = |r: &DecodedResponse| (r.head.status, r.framing, list(&r.head.fields));
+    let all = |heads: &[DecodedResponse]| heads.iter().map(told).collect::<Vec<_>>();
+    let (heads, refused) = gather(&mut std::iter::once(text.len()));
+    let (again, refused_again) = gather(&mut setup.cuts(text.len()));
+    assert_eq!((all(&again), refused_again), (all(&heads), refused), "pieces do not matter");
+    for decoded in heads {
         let mut out = BlockMut::unbudgeted(256);
         encode_response(&decoded.head, decoded.head.version, decoded.framing, &mut out);
         let limits = HeadLimits { bytes_max: usize::MAX, fields_max: usize::MAX, ..limits };
         let again = decode_response(out.freeze(), kind, &limits).expect("what we write we can read");
-        let told = |r: &DecodedResponse| (r.head.status, r.framing, list(&r.head.fields));
         assert_eq!(told(&again), told(&decoded));
     }
 }
@@ -250,7 +257,10 @@ pub fn forward_request(data: &[u8]) {
         frame(request.framing, Chunk::copy_from(&body.data), &mut sent, &budget);
         let received = oracle::request(&text[at..], Reading::Received);
         let BodyEnd::Whole(length) = body.end else {
-            assert!(!matches!(received, Read::Whole(_)), "the client's request is whole: {received:?}");
+            // What we refuse another may take.
+            let refused = matches!(body.end, BodyEnd::Refused(_));
+            let whole = matches!(received, Read::Whole(_));
+            assert!(refused || !whole, "the client's request is whole: {received:?}");
             open = true;
             break;
         };
@@ -352,7 +362,8 @@ pub fn forward_response(data: &[u8]) {
     let received = oracle::response(&text[at..], Reading::Received, kind.head);
     let read = oracle::response(&sent.gather(&budget), Reading::Sent, kind.head);
     if !whole {
-        let lasts = decoder.ends_with_connection();
+        // What we refuse another may take.
+        let lasts = decoder.ends_with_connection() || matches!(body.end, BodyEnd::Refused(_));
         assert!(
             lasts || !matches!(received, Read::Whole(_)),
             "the upstream's response is whole: {received:?}"

@@ -55,9 +55,14 @@ struct Selvedge {
 
 impl Selvedge {
     fn start(admin: &str) -> Selvedge {
+        Selvedge::with(admin, &[])
+    }
+
+    fn with(admin: &str, args: &[&str]) -> Selvedge {
         let mut child = Command::new(env!("CARGO_BIN_EXE_selvedge"))
             .args(["--concurrency", "1", "--disable-hot-restart", "--config-yaml"])
             .arg(format!("admin: {{address: {admin}}}{CONFIG}"))
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -310,6 +315,34 @@ fn pages_of_other_sites_change_nothing() {
     assert_eq!(s.ask("GET", "/ready").0, 200);
     for own in ["origin: http://a:1", "origin: https://A:1", "sec-fetch-site: same-origin", "x: y"] {
         assert_eq!(ask("/healthcheck/ok", own), "200", "{own}");
+    }
+}
+
+/// What comes from a request or a configuration is text on a page, whatever it says.
+#[test]
+fn pages_escape_what_they_show() {
+    let s = Selvedge::with(
+        "{socket_address: {address: 127.0.0.1, port_value: 0}}",
+        &["--service-node", "<b>'\"&"],
+    );
+    let (_, head, page) =
+        s.ask("GET", "/stats?format=html&usedonly&type=Gauges&filter=%5Eserver.state%7C%3Cb%3E%27");
+    assert!(head.contains("content-type: text/html; charset=UTF-8"), "{head}");
+    for part in [
+        "name='usedonly' id='param-0-usedonly' form='stats' checked>",
+        "name='filter' id='param-0-filter' form='stats' value='^server.state|&lt;b&gt;&#39;'>",
+        "<option value='Gauges' selected>",
+        "<pre>\nserver.state: 0\n</pre>",
+    ] {
+        assert!(page.contains(part), "{part} in {page}");
+    }
+    assert!(!page.contains("http-equiv"));
+    assert!(s.body("/stats?format=active-html").contains("<meta http-equiv='refresh' content='5'>"));
+    let index = s.body("/");
+    assert!(index.contains("node <code>&lt;b&gt;&#39;&quot;&amp;</code>"), "{index}");
+    assert!(index.contains("<form action='quitquitquit' method='post' id='quitquitquit' "), "{index}");
+    for page in [page, index] {
+        assert!(page.ends_with("</html>\n") && !page.contains("<b>'"), "{page}");
     }
 }
 

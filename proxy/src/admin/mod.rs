@@ -221,7 +221,7 @@ static ENDPOINTS: &[Endpoint] = &[
         flag("usedonly", USED),
         text("filter", FILTER),
         flag("invert_filter", INVERT),
-        one_of("format", &["text", "json", "prometheus"], "form of the answer"),
+        one_of("format", &["text", "html", "active-html", "json", "prometheus"], "form of the answer"),
         one_of("type", &["All", "Counters", "Histograms", "Gauges", "TextReadouts"], "kind of stats"),
         one_of("histogram_buckets", &["", "cumulative", "disjoint", "detailed", "summary"], "form of histograms"),
     ]),

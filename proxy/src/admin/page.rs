@@ -1,4 +1,6 @@
-//! `/help`, the answer to unknown paths, and the page at `/`.
+//! `/help`, the answer to unknown paths, the page at `/`, and stats as a page.
+//!
+//! Everything that comes from a configuration or a request is escaped.
 
 use std::fmt::Write;
 
@@ -32,7 +34,7 @@ fn commands(heading: &str) -> String {
 
 pub(super) fn index(admin: &Admin, _: &Query) -> Reply {
     let node = &admin.state.snapshot.node;
-    let mut out = String::from(HEAD);
+    let mut out = format!("{HEAD}</head>\n<body>\n");
     let _infallible = write!(
         out,
         "<h1>Selvedge <small>{}</small></h1>\n<p class='state'><b>{}</b> node <code>{}</code> cluster \
@@ -44,9 +46,23 @@ pub(super) fn index(admin: &Admin, _: &Query) -> Reply {
         escaped(or_dash(&node.cluster)),
     );
     for (number, endpoint) in ENDPOINTS.iter().filter(|e| e.path != "/").enumerate() {
-        write_rows(&mut out, number, endpoint);
+        write_rows(&mut out, number, endpoint, &Query::default());
     }
     out.push_str("</tbody>\n</table>\n</body>\n</html>\n");
+    Reply::new(200, HTML, out)
+}
+
+/// The form of `/stats` as it was filled in, and what was found. `active`: anew every few seconds.
+pub(super) fn stats(query: &Query, found: &str, active: bool) -> Reply {
+    let refresh = if active { "<meta http-equiv='refresh' content='5'>\n" } else { "" };
+    let mut out = format!(
+        "{HEAD}{refresh}</head>\n<body>\n<h1>Selvedge <small><a href='.'>all commands</a></small></h1>\n\
+         <table class='home-table'>\n<tbody>\n"
+    );
+    for endpoint in ENDPOINTS.iter().filter(|e| e.path == "/stats") {
+        write_rows(&mut out, 0, endpoint, query);
+    }
+    let _infallible = write!(out, "</tbody>\n</table>\n<pre>\n{}</pre>\n</body>\n</html>\n", escaped(found));
     Reply::new(200, HTML, out)
 }
 
@@ -71,7 +87,7 @@ fn escaped(text: &str) -> String {
 
 /// One command: a link, or a form with a button and a row for each parameter.
 //= envoy: paths on the page are relative, so that it works behind a prefix
-fn write_rows(out: &mut String, number: usize, endpoint: &Endpoint) {
+fn write_rows(out: &mut String, number: usize, endpoint: &Endpoint, query: &Query) {
     let path = &endpoint.path[1..];
     let row = if number.is_multiple_of(2) { "<tr>" } else { "<tr class='gray'>" };
     let method = if endpoint.mutates { "post" } else { "get" };
@@ -89,7 +105,7 @@ fn write_rows(out: &mut String, number: usize, endpoint: &Endpoint) {
         writeln!(out, "{row}<td class='home-data'>{command}</td><td class='home-data'>{about}</td></tr>");
     for param in endpoint.params {
         let id = format!("param-{number}-{}", param.name);
-        let input = input(param, &id, path);
+        let input = input(param, &id, path, query.get(param.name));
         let about = escaped(param.about);
         let _infallible = writeln!(
             out,
@@ -100,15 +116,23 @@ fn write_rows(out: &mut String, number: usize, endpoint: &Endpoint) {
     }
 }
 
-fn input(param: &Param, id: &str, form: &str) -> String {
+/// The field of a parameter, with what was given for it.
+fn input(param: &Param, id: &str, form: &str, given: Option<&str>) -> String {
     let name = param.name;
+    let text = escaped(given.unwrap_or_default());
+    let checked = if given.is_some() { " checked" } else { "" };
     match param.kind {
-        ParamKind::Text => format!("<input type='text' name='{name}' id='{id}' form='{form}'>"),
-        ParamKind::Flag => format!("<input type='checkbox' name='{name}' id='{id}' form='{form}'>"),
+        ParamKind::Text => {
+            format!("<input type='text' name='{name}' id='{id}' form='{form}' value='{text}'>")
+        }
+        ParamKind::Flag => {
+            format!("<input type='checkbox' name='{name}' id='{id}' form='{form}'{checked}>")
+        }
         ParamKind::OneOf(values) => {
             let mut out = format!("<select name='{name}' id='{id}' form='{form}'>");
             for value in values {
-                let _infallible = write!(out, "<option value='{value}'>{value}</option>");
+                let selected = if given == Some(*value) { " selected" } else { "" };
+                let _infallible = write!(out, "<option value='{value}'{selected}>{value}</option>");
             }
             out + "</select>"
         }
@@ -134,6 +158,8 @@ addEventListener('submit', e => {
 body { font-family: sans-serif; margin: 1.5em; color: #222; }
 h1 { font-size: 1.4em; margin: 0; }
 h1 small { font-weight: normal; color: #666; }
+a { color: #069; }
+pre { border-top: 1px solid #ccc; padding-top: 0.8em; }
 .home-table { border-collapse: collapse; }
 .home-data { text-align: left; padding: 4px 8px; vertical-align: top; }
 .home-form { margin: 0; }
@@ -143,6 +169,4 @@ h1 small { font-weight: normal; color: #666; }
 .option { padding: 4px 8px 4px 20px; text-align: right; }
 code { background: #f4f4f4; padding: 0 3px; }
 </style>
-</head>
-<body>
 ";

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::Admin;
 use super::query::Query;
 use super::reply::{JSON, Reply};
+use super::{Admin, page};
 use crate::config::regex;
 use crate::limits;
 use crate::stats::block::Block;
@@ -37,9 +37,7 @@ fn answer(admin: &Admin, query: &Query, format: &str) -> Reply {
         "prometheus" => Reply::text(scrape::prometheus(registry, &selection)),
         "json" => Reply::new(200, JSON, scrape::json(registry, &selection)),
         "text" => Reply::text(scrape::text(registry, &selection)),
-        _ => {
-            Reply::error(501, "stats as HTML are not implemented; the forms are text, json and prometheus\n")
-        }
+        _ => page::stats(query, &scrape::text(registry, &selection), format == "active-html"),
     }
 }
 

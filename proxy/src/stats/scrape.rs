@@ -93,15 +93,10 @@ fn quantile(h: &HistogramRow, q: f64) -> f64 {
     0.0
 }
 
-/// Samples up to an edge.
+/// Samples up to an edge. //= envoy: a bin that begins at the edge counts whole
 fn below(h: &HistogramRow, edge: f64) -> u64 {
-    let within = |bin: usize| edges(bin).0 + edges(bin).1 <= edge + 1e-9;
-    h.counts
-        .iter()
-        .enumerate()
-        .filter(|(bin, n)| **n > 0 && (*bin == 0 || within(*bin)))
-        .map(|(_, n)| n)
-        .sum()
+    let begins = |bin: usize| edges(bin).0 <= edge + 1e-9;
+    h.counts.iter().enumerate().filter(|(bin, n)| **n > 0 && begins(*bin)).map(|(_, n)| n).sum()
 }
 
 /// Each bucket's edge and its samples: all up to the edge, or those since the edge before.
@@ -352,6 +347,21 @@ mod tests {
 
     use crate::stats::names::{Cluster, Http, HttpHist, Server};
     use crate::stats::scope::ScopeName;
+
+    /// Of 1, 10, 27 and 105, as Envoy counts them.
+    #[test]
+    fn values_at_an_edge_belong_below_it() {
+        let registry = Registry::default();
+        let http = registry.scope::<Http>(ScopeName::new("x.", "x", &[]));
+        for value in [1, 10, 27, 105] {
+            http.block(0).record(HttpHist::DownstreamRqTime, value);
+        }
+        let filter = Some(regex::Regex::new("rq_time$").expect("a pattern"));
+        let selection = Selection { filter, buckets: Buckets::Cumulative, ..Selection::default() };
+        let expected =
+            "x.downstream_rq_time: B0.5(0,0) B1(0,1) B5(0,1) B10(0,2) B25(0,2) B50(0,3) B100(0,4) ";
+        assert!(text(&registry, &selection).starts_with(expected));
+    }
 
     /// As Envoy sorts: by the name with its dots, which come before underscores.
     #[test]

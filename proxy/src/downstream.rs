@@ -46,12 +46,13 @@ pub(crate) struct Conn {
 /// What came instead of a request.
 enum Next {
     Request(Box<DecodedRequest>),
-    Bad(HeadError),
+    /// It cannot be read. Here and below: bytes of what came.
+    Bad(HeadError, usize),
     /// The peer is gone, in the middle of a head or between requests.
-    GoneInHead,
+    GoneInHead(usize),
     Gone,
     /// A head that began then did not come in time.
-    Late(Instant),
+    Late(Instant, usize),
     /// Nothing ever came.
     Silent,
     /// It was asked to go, and its time to do so is over.
@@ -67,9 +68,9 @@ pub(crate) async fn serve(conn: Conn) {
                 Fate::Close => return,
                 Fate::CloseDelayed => {}
             },
-            Next::Bad(error) => Box::pin(stream::refuse(&conn, error)).await,
-            Next::Late(begun) => Box::pin(stream::head_timeout(&conn, begun)).await,
-            Next::GoneInHead => return stream::abandoned(&conn),
+            Next::Bad(error, wire) => Box::pin(stream::refuse(&conn, error, wire)).await,
+            Next::Late(begun, wire) => Box::pin(stream::head_timeout(&conn, begun, wire)).await,
+            Next::GoneInHead(wire) => return stream::abandoned(&conn, wire),
             Next::Drained => {}
             Next::Gone | Next::Silent => return,
         }
@@ -196,13 +197,14 @@ impl Conn {
         };
         let mut scan = HeadScan::default();
         let end = match head::find_head_end(&mut scan, &chunk, limits) {
-            Err(error) => return Next::Bad(error),
+            Err(error) => return Next::Bad(error, chunk.len()),
             Ok(Some(end)) => end,
             Ok(None) => match self.gather(&mut chunk, &mut scan).await {
                 Ok(end) => end,
                 Err(next) => return next,
             },
         };
+        let come = chunk.len();
         let block = chunk.split_to(end);
         self.unread(chunk);
         match request::decode_request(block, limits) {
@@ -212,7 +214,8 @@ impl Conn {
                 }
                 Next::Request(Box::new(request))
             }
-            Err(error) => Next::Bad(error),
+            //= envoy: what came with a head that breaks its grammar counts as part of it
+            Err(error) => Next::Bad(error, if error.is_grammar() { come } else { end }),
         }
     }
 
@@ -231,7 +234,7 @@ impl Conn {
                         http.inc(Http::DownstreamCxHttp1Total);
                         http.inc(Http::DownstreamCxHttp1Active);
                     }
-                    let skipped = lines.skip(&chunk).map_err(Next::Bad)?;
+                    let skipped = lines.skip(&chunk).map_err(|error| Next::Bad(error, chunk.len()))?;
                     chunk.advance(skipped);
                     if !chunk.is_empty() {
                         return Ok(chunk);
@@ -271,15 +274,15 @@ impl Conn {
         block.extend_from_slice(&std::mem::replace(chunk, Chunk::from_static(b"")));
         let end = loop {
             if let Err(error) = request::check_start(scan, &block, &self.twin.limits) {
-                return Err(Next::Bad(error));
+                return Err(Next::Bad(error, block.len()));
             }
             match self.bytes_until(deadline).await {
-                Err(()) => return Err(Next::Late(begun)),
-                Ok(None) => return Err(Next::GoneInHead),
+                Err(()) => return Err(Next::Late(begun, block.len())),
+                Ok(None) => return Err(Next::GoneInHead(block.len())),
                 Ok(Some(more)) => block.extend_from_slice(&more),
             }
             match head::find_head_end(scan, &block, &self.twin.limits) {
-                Err(error) => return Err(Next::Bad(error)),
+                Err(error) => return Err(Next::Bad(error, block.len())),
                 Ok(Some(end)) => break end,
                 Ok(None) => {}
             }

@@ -184,8 +184,8 @@ pub(crate) async fn run(conn: &Conn, request: DecodedRequest) -> Fate {
     fate
 }
 
-/// Answers a head that could not be read.
-pub(crate) async fn refuse(conn: &Conn, error: HeadError) {
+/// Answers a head that could not be read, and came in so many bytes.
+pub(crate) async fn refuse(conn: &Conn, error: HeadError, wire: usize) {
     let (status, body, details) = error.answer();
     conn.twin.http.inc(Http::DownstreamCxProtocolError);
     if error == HeadError::Underscore {
@@ -193,13 +193,13 @@ pub(crate) async fn refuse(conn: &Conn, error: HeadError) {
     }
     let mut reply = Reply::text(status, body.as_bytes(), details);
     reply.flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
-    Stream::unread(conn).answer(reply).await;
+    Stream::unread(conn, wire).answer(reply).await;
 }
 
 /// Answers a head that began then and did not come in time.
-pub(crate) async fn head_timeout(conn: &Conn, begun: Instant) {
+pub(crate) async fn head_timeout(conn: &Conn, begun: Instant, wire: usize) {
     let hcm = &conn.twin.hcm;
-    let mut stream = Stream::unread(conn);
+    let mut stream = Stream::unread(conn, wire);
     if hcm.request_headers_timeout.is_some_and(|max| begun + max <= conn.cx.rt.now()) {
         conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
         stream.reply(Reply::text(408, b"request header timeout", "request_header_timeout"));
@@ -212,8 +212,8 @@ pub(crate) async fn head_timeout(conn: &Conn, begun: Instant) {
 }
 
 /// Accounts a request whose client went away in the middle of its head.
-pub(crate) fn abandoned(conn: &Conn) {
-    Stream::unread(conn).finish(Some(Cut::Downstream));
+pub(crate) fn abandoned(conn: &Conn, wire: usize) {
+    Stream::unread(conn, wire).finish(Some(Cut::Downstream));
     conn.busy.set(true);
 }
 
@@ -282,7 +282,7 @@ impl<'c> Stream<'c> {
     }
 
     /// Stands for a request whose head could not be read.
-    fn unread(conn: &'c Conn) -> Stream<'c> {
+    fn unread(conn: &'c Conn, wire: usize) -> Stream<'c> {
         let head = RequestHead::unread();
         let none = DecodedRequest {
             head,
@@ -294,6 +294,7 @@ impl<'c> Stream<'c> {
         };
         let mut stream = Stream::new(conn, none);
         stream.fate = Fate::CloseDelayed;
+        stream.info.downstream_wire_received = wire as u64;
         stream
     }
 

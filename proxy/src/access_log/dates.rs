@@ -20,13 +20,13 @@ enum Part {
     Offset,
 }
 
-/// What stands between the parentheses of `START_TIME`.
+/// What stands between the parentheses of `START_TIME` and `EMIT_TIME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TimeFormat(Box<[Part]>);
 
 impl TimeFormat {
     /// Conversions of strftime, fractions (`%f`, `%3f`, `%E3S`) and seconds since 1970 (`%s`).
-    pub(crate) fn compile(text: &str) -> Result<TimeFormat, FormatError> {
+    pub(crate) fn compile(operator: &str, text: &str) -> Result<TimeFormat, FormatError> {
         let (mut parts, mut literal) = (Vec::new(), Vec::new());
         let mut rest = text;
         while let Some(at) = rest.find('%') {
@@ -39,7 +39,7 @@ impl TimeFormat {
             }
             let (part, length) = conversion(rest).ok_or_else(|| {
                 let end = rest.char_indices().nth(1).map_or(rest.len(), |(i, _)| i);
-                FormatError(format!("START_TIME: conversion %{} is not implemented", &rest[..end]))
+                FormatError(format!("{operator}: conversion %{} is not implemented", &rest[..end]))
             })?;
             rest = &rest[length..];
             if !literal.is_empty() {
@@ -292,7 +292,7 @@ mod tests {
     fn show(format: &str, seconds: u64) -> String {
         let mut out = Vec::new();
         let at = WallTime(seconds * 1_000_000_000 + 31_000_000);
-        TimeFormat::compile(format).expect("a format").write(at, &mut out);
+        TimeFormat::compile("START_TIME", format).expect("a format").write(at, &mut out);
         String::from_utf8(out).expect("text")
     }
 
@@ -328,7 +328,7 @@ mod tests {
         assert_eq!(show("%G-%V %U %W %j", 1_609_459_200), "2020-53 00 00 001");
         assert_eq!(show("%G-%V %j", 1_609_372_800), "2020-53 366");
         for bad in ["%Q", "%", "%10f", "%E*S", "%3S"] {
-            assert!(TimeFormat::compile(bad).is_err(), "{bad}");
+            assert!(TimeFormat::compile("START_TIME", bad).is_err(), "{bad}");
         }
     }
 }

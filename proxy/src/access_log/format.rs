@@ -201,6 +201,7 @@ mod tests {
     #[test]
     fn operators_and_their_errors() {
         assert_eq!(line("%START_TIME(%Y/%m/%dT%H:%M:%S.%3f %s)%"), "2026/11/24T13:13:21.031 1795526001");
+        assert_eq!(line("%EMIT_TIME% %EMIT_TIME(%s.%3f)%"), "2026-11-24T13:13:21.043Z 1795526001.043");
         assert_eq!(line("%%%PROTOCOL()%|%REQ(:path):1%|%RESP(x):3%|%ROUTE_NAME%"), "%HTTP/1.1|/|-|-");
         assert_eq!(line("100%% %REQ(x?:path):1% %RESP(:status)% %UPSTREAM_REMOTE_PORT%"), "100% / 200 18081");
         assert_eq!(
@@ -230,6 +231,9 @@ mod tests {
             ("%BYTES_SENT:3%", "BYTES_SENT does not take any parameters or length"),
             ("%START_TIME:3%", "START_TIME does not allow length to be specified."),
             ("%START_TIME(%Q)%", "START_TIME: conversion %Q is not implemented"),
+            ("%EMIT_TIME(%Q)%", "EMIT_TIME: conversion %Q is not implemented"),
+            ("%GRPC_STATUS(X)%", "GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER."),
+            ("%DYNAMIC_METADATA%", "DYNAMIC_METADATA requires parameters"),
             ("%COMMON_DURATION(a)%", "Invalid common duration configuration: a."),
             ("%COMMON_DURATION(DS_RX_BEG:DS_TX_END:x)%", "Invalid common duration precision: x."),
             ("%PATH(XX)%", "Invalid PATH option: 'XX', only 'WQ'/'NQ' are allowed"),

@@ -4,6 +4,7 @@ pub(crate) mod dates;
 pub mod format;
 #[doc(hidden)]
 pub mod fuzz;
+mod grpc;
 pub(crate) mod json;
 mod operator;
 pub mod sink;

@@ -1,14 +1,15 @@
 //! The operators of formats: what stands between two `%`. The one list of them.
 //!
-//! What Envoy has and this proxy has not is refused by name. Operators about TLS, traces and virtual clusters, which
-//! no request has yet, have no value.
+//! What Envoy has and this proxy has not is refused by name. Operators about TLS, traces, virtual clusters and what
+//! filters note, which no request has yet, have no value.
 
 use std::io::Write;
 
-use selvedge_runtime::{Instant, SocketAddress};
+use selvedge_runtime::{Instant, SocketAddress, WallTime};
 
 use crate::access_log::dates::{self, TimeFormat};
 use crate::access_log::format::{FormatError, LogCx};
+use crate::access_log::grpc;
 use crate::http::h1::encode::decimal;
 use crate::http::message::{Fields, HeaderId, RequestHead};
 use crate::observe::info::StreamInfo;
@@ -33,6 +34,9 @@ pub(crate) enum Op {
     Trailer(Header),
     Path(Path),
     StartTime(Option<TimeFormat>),
+    /// When the line is written: the end of the request.
+    EmitTime(Option<TimeFormat>),
+    GrpcStatus(grpc::Form),
     Protocol,
     UpstreamProtocol,
     Code,
@@ -190,13 +194,10 @@ impl Asked<'_> {
             "RESP" | "RESPONSE_HEADER" => self.header().map(Op::Resp),
             "TRAILER" | "RESPONSE_TRAILER" => self.header().map(Op::Trailer),
             "PATH" | "QUERY_PARAM" | "QUERY_PARAMS" => self.path().map(Op::Path),
-            "START_TIME" => {
-                if self.length.is_some() {
-                    return Err(FormatError(format!("{name} does not allow length to be specified.")));
-                }
-                let format = Some(self.argument).filter(|a| !a.is_empty());
-                Ok(Op::StartTime(format.map(TimeFormat::compile).transpose()?))
-            }
+            "START_TIME" => self.time().map(Op::StartTime),
+            "EMIT_TIME" => self.time().map(Op::EmitTime),
+            "GRPC_STATUS" => grpc::Form::of(self.argument).map(Op::GrpcStatus),
+            "DYNAMIC_METADATA" => self.required().map(|_| Op::Fixed(None)),
             "RESPONSE_CODE_DETAILS" => Ok(Op::CodeDetails { spaces: self.argument == "ALLOW_WHITESPACES" }),
             "COMMON_DURATION" => self.duration(),
             "ENVIRONMENT" => {
@@ -268,6 +269,14 @@ impl Asked<'_> {
             other => return bad(other, "'ORIG'/'PATH'/'ORIG_OR_PATH'"),
         };
         Ok(Path { original, current, part, length_max: self.length_max() })
+    }
+
+    fn time(&self) -> Result<Option<TimeFormat>, FormatError> {
+        if self.length.is_some() {
+            return Err(FormatError(format!("{} does not allow length to be specified.", self.name)));
+        }
+        let format = Some(self.argument).filter(|a| !a.is_empty());
+        format.map(|format| TimeFormat::compile(self.name, format)).transpose()
     }
 
     fn duration(&self) -> Result<Op, FormatError> {
@@ -360,6 +369,11 @@ fn plain(name: &str) -> Option<Op> {
         "LOCAL_REPLY_BODY" => Op::LocalReplyBody,
         "ACCESS_LOG_TYPE" => Op::Fixed(Some((*b"DownstreamEnd").into())),
         "HOSTNAME" => Op::Fixed(hostname()),
+        "GRPC_STATUS_NUMBER" => Op::GrpcStatus(grpc::Form::Number),
+        // Extensions set them, and none does; only internal addresses have the others.
+        "CUSTOM_FLAGS"
+        | "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID"
+        | "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID" => Op::Fixed(Some(Box::default())),
         _ if NEVER_THERE.contains(&name) => Op::Fixed(None),
         _ => return None,
     })
@@ -369,19 +383,29 @@ fn plain(name: &str) -> Option<Op> {
 const NEVER_THERE: &[&str] = &[
     "DOWNSTREAM_HANDSHAKE_DURATION",
     "DOWNSTREAM_LOCAL_DNS_SAN",
+    "DOWNSTREAM_LOCAL_EMAIL_SAN",
     "DOWNSTREAM_LOCAL_IP_SAN",
+    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
     "DOWNSTREAM_LOCAL_SUBJECT",
     "DOWNSTREAM_LOCAL_URI_SAN",
     "DOWNSTREAM_PEER_CERT",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
+    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
+    "DOWNSTREAM_PEER_CHAIN_SERIALS",
     "DOWNSTREAM_PEER_DNS_SAN",
+    "DOWNSTREAM_PEER_EMAIL_SAN",
     "DOWNSTREAM_PEER_FINGERPRINT_1",
     "DOWNSTREAM_PEER_FINGERPRINT_256",
     "DOWNSTREAM_PEER_IP_SAN",
     "DOWNSTREAM_PEER_ISSUER",
+    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
+    "DOWNSTREAM_PEER_ISSUER_SERIAL",
+    "DOWNSTREAM_PEER_OTHERNAME_SAN",
     "DOWNSTREAM_PEER_SERIAL",
     "DOWNSTREAM_PEER_SUBJECT",
     "DOWNSTREAM_PEER_URI_SAN",
     "DOWNSTREAM_TLS_CIPHER",
+    "DOWNSTREAM_TLS_GROUP",
     "DOWNSTREAM_TLS_SESSION_ID",
     "DOWNSTREAM_TLS_VERSION",
     "DOWNSTREAM_TRANSPORT_FAILURE_REASON",
@@ -402,6 +426,7 @@ const NEVER_THERE: &[&str] = &[
     "UPSTREAM_PEER_URI_SAN",
     "UPSTREAM_SERVER_NAME",
     "UPSTREAM_TLS_CIPHER",
+    "UPSTREAM_TLS_GROUP",
     "UPSTREAM_TLS_SESSION_ID",
     "UPSTREAM_TLS_VERSION",
     "VIRTUAL_CLUSTER_NAME",
@@ -413,35 +438,18 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "CEL",
     "CLUSTER_METADATA",
     "COALESCE",
-    "CUSTOM_FLAGS",
     "DOWNSTREAM_CX_RTT",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "DOWNSTREAM_DETECTED_CLOSE_TYPE",
-    "DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID",
     "DOWNSTREAM_HEADER_BYTES_RECEIVED",
     "DOWNSTREAM_HEADER_BYTES_SENT",
-    "DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
-    "DOWNSTREAM_LOCAL_EMAIL_SAN",
-    "DOWNSTREAM_LOCAL_OTHERNAME_SAN",
     "DOWNSTREAM_PEER_CERT_V_END",
     "DOWNSTREAM_PEER_CERT_V_START",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1",
-    "DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256",
-    "DOWNSTREAM_PEER_CHAIN_SERIALS",
-    "DOWNSTREAM_PEER_EMAIL_SAN",
-    "DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256",
-    "DOWNSTREAM_PEER_ISSUER_SERIAL",
-    "DOWNSTREAM_PEER_OTHERNAME_SAN",
-    "DOWNSTREAM_TLS_GROUP",
-    "DYNAMIC_METADATA",
-    "EMIT_TIME",
     "EMIT_TIME_LOCAL",
     "FILTER_CHAIN_NAME",
     "FILTER_STATE",
-    "GRPC_STATUS",
-    "GRPC_STATUS_NUMBER",
     "LISTENER_NAME",
     "METADATA",
     "ROUTE_RESOLUTION_COUNT",
@@ -468,7 +476,6 @@ const NOT_IMPLEMENTED: &[&str] = &[
     "UPSTREAM_PEER_CERT_V_END",
     "UPSTREAM_PEER_CERT_V_START",
     "UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID",
-    "UPSTREAM_TLS_GROUP",
     "XFCC_VALUE",
 ];
 
@@ -480,7 +487,14 @@ fn hostname() -> Option<Box<[u8]>> {
 impl Op {
     /// Whether its value is a number in JSON.
     pub(crate) fn is_number(&self) -> bool {
-        matches!(self, Op::Code | Op::Count(_) | Op::Duration { .. } | Op::Address { part: Part::Port, .. })
+        matches!(
+            self,
+            Op::Code
+                | Op::GrpcStatus(grpc::Form::Number)
+                | Op::Count(_)
+                | Op::Duration { .. }
+                | Op::Address { part: Part::Port, .. }
+        )
     }
 
     /// Writes the value; false: there is none, and nothing is written.
@@ -500,13 +514,9 @@ impl Op {
                 h.write(out, |name| name.in_fields(&trailers.0))
             }
             Op::Path(path) => path.write(cx.request, out),
-            Op::StartTime(format) => {
-                match format {
-                    None => dates::iso_millis(info.started, out),
-                    Some(format) => format.write(info.started, out),
-                }
-                true
-            }
+            Op::StartTime(format) => time(info.started, format.as_ref(), out),
+            Op::EmitTime(format) => time(info.ended(), format.as_ref(), out),
+            Op::GrpcStatus(form) => grpc::status(cx).is_some_and(|status| form.write(status, out)),
             Op::Protocol => bytes(cx.protocol.map(str::as_bytes), out),
             Op::UpstreamProtocol => {
                 let connected = info.upstream.as_ref().is_some_and(|u| u.connected);
@@ -726,6 +736,14 @@ fn write_address(address: Option<&SocketAddress>, part: Part, out: &mut Vec<u8>)
         (SocketAddress::Unix(path), Part::Whole | Part::WithoutPort) => bytes(Some(path.as_bytes()), out),
         (SocketAddress::Unix(_), Part::Port) => false,
     }
+}
+
+fn time(at: WallTime, format: Option<&TimeFormat>, out: &mut Vec<u8>) -> bool {
+    match format {
+        None => dates::iso_millis(at, out),
+        Some(format) => format.write(at, out),
+    }
+    true
 }
 
 fn cut(value: &[u8], length_max: usize) -> &[u8] {

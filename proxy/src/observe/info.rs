@@ -79,4 +79,10 @@ impl StreamInfo {
             health_check: false,
         }
     }
+
+    /// The wall clock when the last byte had left.
+    pub fn ended(&self) -> WallTime {
+        let lasted = self.stamps.flushed.map_or(0, |at| at.0.saturating_sub(self.stamps.begun.0));
+        WallTime(self.started.0 + lasted)
+    }
 }

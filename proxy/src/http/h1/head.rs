@@ -102,6 +102,11 @@ impl HeadError {
             _ => bad("http1.codec_error"),
         }
     }
+
+    /// Whether the head breaks the grammar, rather than asks for what is not served.
+    pub fn is_grammar(self) -> bool {
+        !matches!(self, HeadError::LowVersion | HeadError::Authority)
+    }
 }
 
 /// Where the search for the end of a head goes on when more bytes have come.

@@ -2,7 +2,7 @@
 
 use selvedge_runtime::WallTime;
 
-use super::format::FormatError;
+use super::format::{FormatError, split_percents};
 use crate::http::h1::encode::decimal;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,31 +27,14 @@ pub(crate) struct TimeFormat(Box<[Part]>);
 impl TimeFormat {
     /// Conversions of strftime, fractions (`%f`, `%3f`, `%E3S`) and seconds since 1970 (`%s`).
     pub(crate) fn compile(operator: &str, text: &str) -> Result<TimeFormat, FormatError> {
-        let (mut parts, mut literal) = (Vec::new(), Vec::new());
-        let mut rest = text;
-        while let Some(at) = rest.find('%') {
-            literal.extend_from_slice(&rest.as_bytes()[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('%') {
-                literal.push(b'%');
-                rest = after;
-                continue;
-            }
+        let parts = split_percents(text, Part::Literal, |rest| {
             let (part, length) = conversion(rest).ok_or_else(|| {
                 let end = rest.char_indices().nth(1).map_or(rest.len(), |(i, _)| i);
                 FormatError(format!("{operator}: conversion %{} is not implemented", &rest[..end]))
             })?;
-            rest = &rest[length..];
-            if !literal.is_empty() {
-                parts.push(Part::Literal(std::mem::take(&mut literal).into()));
-            }
-            parts.push(part);
-        }
-        literal.extend_from_slice(rest.as_bytes());
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal.into()));
-        }
-        Ok(TimeFormat(parts.into()))
+            Ok((part, &rest[length..]))
+        })?;
+        Ok(TimeFormat(parts))
     }
 
     pub(crate) fn write(&self, at: WallTime, out: &mut Vec<u8>) {

@@ -54,28 +54,11 @@ pub struct Format {
 impl Format {
     /// Compiles a text. Errors name the operator, in Envoy's words where it has some.
     pub fn compile(text: &str, omit_empty: bool) -> Result<Format, FormatError> {
-        let (mut pieces, mut literal) = (Vec::new(), Vec::new());
-        let mut rest = text;
-        while let Some(at) = rest.find('%') {
-            literal.extend_from_slice(&rest.as_bytes()[..at]);
-            rest = &rest[at + 1..];
-            if let Some(after) = rest.strip_prefix('%') {
-                literal.push(b'%');
-                rest = after;
-                continue;
-            }
-            if !literal.is_empty() {
-                pieces.push(Piece::Literal(std::mem::take(&mut literal).into()));
-            }
+        let pieces = split_percents(text, Piece::Literal, |rest| {
             let (op, after) = read_operator(rest, text.len() - rest.len() - 1, text)?;
-            pieces.push(Piece::Op(op));
-            rest = after;
-        }
-        literal.extend_from_slice(rest.as_bytes());
-        if !literal.is_empty() {
-            pieces.push(Piece::Literal(literal.into()));
-        }
-        Ok(Format { pieces: pieces.into(), omit_empty })
+            Ok((Piece::Op(op), after))
+        })?;
+        Ok(Format { pieces, omit_empty })
     }
 
     pub fn write(&self, cx: &LogCx<'_>, out: &mut Vec<u8>) {
@@ -129,6 +112,36 @@ impl Format {
         out.push(b'"');
         true
     }
+}
+
+/// The pieces of a text: what `read` makes of what stands behind each `%`, and the literals between. `%%` is one `%`.
+pub(super) fn split_percents<P>(
+    text: &str,
+    literal: impl Fn(Box<[u8]>) -> P,
+    mut read: impl FnMut(&str) -> Result<(P, &str), FormatError>,
+) -> Result<Box<[P]>, FormatError> {
+    let (mut pieces, mut plain) = (Vec::new(), Vec::new());
+    let mut rest = text;
+    while let Some(at) = rest.find('%') {
+        plain.extend_from_slice(&rest.as_bytes()[..at]);
+        rest = &rest[at + 1..];
+        if let Some(after) = rest.strip_prefix('%') {
+            plain.push(b'%');
+            rest = after;
+            continue;
+        }
+        let (piece, after) = read(rest)?;
+        if !plain.is_empty() {
+            pieces.push(literal(std::mem::take(&mut plain).into()));
+        }
+        pieces.push(piece);
+        rest = after;
+    }
+    plain.extend_from_slice(rest.as_bytes());
+    if !plain.is_empty() {
+        pieces.push(literal(plain.into()));
+    }
+    Ok(pieces.into())
 }
 
 #[cfg(test)]

@@ -20,7 +20,10 @@ pub struct ShapeError {
 
 impl fmt::Display for ShapeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.at, self.path, self.reason)
+        match &*self.path {
+            "" => write!(f, "{}: {}", self.at, self.reason),
+            path => write!(f, "{}: {path}: {}", self.at, self.reason),
+        }
     }
 }
 
@@ -300,7 +303,8 @@ fn kind_of(node: &Node) -> &'static str {
     match node.value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
-        Value::Int(_) | Value::Float(_) => "a number",
+        Value::Int(_) => "a number",
+        Value::Float(_) => "a number with a fraction",
         Value::Text(_) => "a string",
         Value::List(_) => "a list",
         Value::Map(_) => "a map",

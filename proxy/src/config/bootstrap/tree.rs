@@ -3,6 +3,8 @@
 //! Invariant: depth and expansion are bounded. It knows no message: shaping does.
 
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
@@ -69,6 +71,8 @@ struct Open {
     node: Node,
     anchor: usize,
     key: Option<(String, Position)>,
+    /// Of a map, so that each is there once.
+    keys: BTreeSet<String>,
     size: usize,
 }
 
@@ -146,7 +150,13 @@ impl Builder {
             return fail(at, format!("nested deeper than {}", limits::CONFIG_DEPTH));
         }
         self.set_anchor(anchor, None);
-        self.stack.push(Open { node: Node::new(value, at), anchor, key: None, size: 1 });
+        self.stack.push(Open {
+            node: Node::new(value, at),
+            anchor,
+            key: None,
+            keys: BTreeSet::new(),
+            size: 1,
+        });
         Ok(())
     }
 
@@ -176,10 +186,10 @@ impl Builder {
                     let at = node.at;
                     parent.key = Some((key_text(node)?, at));
                 }
-                Some((key, _)) if key == "<<" => merge(map, node)?,
+                Some((key, _)) if key == "<<" => merge(map, &mut parent.keys, node)?,
                 Some((key, at)) => {
                     node.key = Some(at);
-                    if map.iter().any(|(k, _)| *k == key) {
+                    if !parent.keys.insert(key.clone()) {
                         return fail(at, format!("'{key}' is given twice"));
                     }
                     map.push((key, node));
@@ -202,7 +212,7 @@ fn key_text(node: Node) -> Result<String, TreeError> {
 }
 
 /// `<<`: the other map's entries, where this one has none.
-fn merge(map: &mut Vec<(String, Node)>, node: Node) -> Result<(), TreeError> {
+fn merge(map: &mut Vec<(String, Node)>, keys: &mut BTreeSet<String>, node: Node) -> Result<(), TreeError> {
     let sources = match node.value {
         Value::Map(entries) => vec![entries],
         Value::List(list) => list
@@ -215,7 +225,7 @@ fn merge(map: &mut Vec<(String, Node)>, node: Node) -> Result<(), TreeError> {
         _ => return fail(node.at, "a merge needs a map"),
     };
     for (key, value) in sources.into_iter().flatten() {
-        if !map.iter().any(|(k, _)| *k == key) {
+        if keys.insert(key.clone()) {
             map.push((key, value));
         }
     }
@@ -268,7 +278,8 @@ fn parse_digits(digits: &str, radix: u32) -> Option<i128> {
 
 /// Reads JSON, with the two leniencies that configurations rest on: a trailing comma, and comments are refused.
 pub fn json(text: &str) -> Result<Node, TreeError> {
-    let mut reader = Json { text: text.as_bytes(), at: 0 };
+    let mut reader =
+        Json { text: text.as_bytes(), at: 0, line: Cell::new(Line { number: 1, start: 0, seen: 0 }) };
     reader.blank();
     let node = reader.value(0)?;
     reader.blank();
@@ -284,14 +295,30 @@ pub fn json(text: &str) -> Result<Node, TreeError> {
 struct Json<'a> {
     text: &'a [u8],
     at: usize,
+    /// Of the last position that was asked for: the next one is counted from there.
+    line: Cell<Line>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    number: usize,
+    start: usize,
+    /// What lies before has been counted.
+    seen: usize,
 }
 
 impl Json<'_> {
     fn position(&self) -> Position {
-        let before = &self.text[..self.at.min(self.text.len())];
-        let line = before.iter().filter(|&&b| b == b'\n').count() + 1;
-        let column = self.at - before.iter().rposition(|&b| b == b'\n').map_or(0, |n| n + 1) + 1;
-        Position { line, column }
+        let end = self.at.min(self.text.len());
+        let mut line = self.line.get();
+        if end < line.seen {
+            line = Line { number: 1, start: 0, seen: 0 };
+        }
+        for n in memchr::memchr_iter(b'\n', &self.text[line.seen..end]) {
+            line = Line { number: line.number + 1, start: line.seen + n + 1, ..line };
+        }
+        self.line.set(Line { seen: end, ..line });
+        Position { line: line.number, column: self.at - line.start + 1 }
     }
 
     fn blank(&mut self) {
@@ -320,7 +347,7 @@ impl Json<'_> {
     }
 
     fn object(&mut self, depth: usize) -> Result<Value, TreeError> {
-        let mut map: Vec<(String, Node)> = Vec::new();
+        let (mut map, mut keys) = (Vec::new(), BTreeSet::new());
         self.at += 1;
         loop {
             self.blank();
@@ -334,7 +361,7 @@ impl Json<'_> {
             }
             let key_at = self.position();
             let key = self.string()?.into_owned();
-            if map.iter().any(|(k, _)| *k == key) {
+            if !keys.insert(key.clone()) {
                 return fail(key_at, format!("'{key}' is given twice"));
             }
             self.blank();
@@ -441,6 +468,24 @@ mod tests {
             show(&yaml(text).expect("yaml")),
             "[true,false,true,false,10,16,8,1,-3,'1e3','1_000','.5','0o10',null,null,'y','10','2024-01-01',0.25f,'0.25s']"
         );
+    }
+
+    /// A reader that looks back at every value for each one would take minutes.
+    #[test]
+    fn large_maps_cost_no_more_than_their_size() {
+        let entries: Vec<String> = (0..200_000).map(|n| format!("\"k{n}\": {n}")).collect();
+        let text = format!("{{{}}}", entries.join(",\n "));
+        for node in [json(&text), yaml(&text)] {
+            let Ok(Node { value: Value::Map(map), .. }) = node else { panic!("a map") };
+            assert_eq!(map.len(), 200_000);
+            let (key, last) = map.last().expect("an entry");
+            assert_eq!((&**key, last.at), ("k199999", Position { line: 200_000, column: 13 }));
+        }
+        let small = entries[..20_000].join(", ");
+        let merged = format!("a: &a {{{small}}}\nb: {{<<: [*a, *a, *a, *a, *a, *a, *a, *a]}}");
+        let Value::Map(map) = yaml(&merged).expect("yaml").value else { panic!("a map") };
+        assert!(matches!(&map[1].1.value, Value::Map(b) if b.len() == 20_000));
+        assert_eq!(json("{\"a\": 1,\n \"a\": 2}").expect_err("twice").at, Position { line: 2, column: 2 });
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::config::{regex as re2, snapshot};
 
 /// A refusal is for people: it names many fields at most.
 const REASON_BYTES: usize = 64 * 1024;
+const PATTERN_BYTES: usize = 48;
 /// Loaded once: reading them costs more than a thousand bootstraps.
 static DESCRIPTORS: OnceLock<DescriptorPool> = OnceLock::new();
 
@@ -64,6 +65,10 @@ pub fn regex(data: &[u8]) {
         None => (data, &b""[..]),
     };
     let Ok(pattern) = std::str::from_utf8(pattern) else { return };
+    // Longer ones say nothing new, and take long to compile.
+    if pattern.len() > PATTERN_BYTES {
+        return;
+    }
     let translated = re2::translate(pattern);
     let outcome = |found: Result<Regex, String>| match (&translated, found) {
         (Ok(_), Ok(regex)) => Some(regex),
@@ -76,9 +81,10 @@ pub fn regex(data: &[u8]) {
             None
         }
     };
-    let (whole, search) = (outcome(re2::whole(pattern)), outcome(re2::search(pattern)));
-    if let (Some(whole), Some(search)) = (whole, search)
-        && whole.is_match(text)
+    let Some(whole) = outcome(re2::whole(pattern)) else { return };
+    // It may be the larger program: it can begin anywhere.
+    if whole.is_match(text)
+        && let Some(search) = outcome(re2::search(pattern))
     {
         assert!(search.is_match(text), "what matches as a whole is found: {pattern:?}");
     }

@@ -15,8 +15,11 @@ use super::table::{Action, Direct, Mutations, PerFilter, RequireTls, Route, Rout
 use crate::config::regex;
 use crate::http::message::RequestHead;
 
+/// What a pattern means: whether it matches a whole path.
+type Meaning = fn(&str) -> bool;
+
 /// Patterns, and what each of them means.
-pub(crate) const PATTERNS: [(&str, fn(&str) -> bool); 4] = [
+pub(crate) const PATTERNS: [(&str, Meaning); 4] = [
     ("/a.*", |path| path.starts_with("/a")),
     ("/(a|b)*", |path| path[1..].bytes().all(|b| b == b'a' || b == b'b')),
     ("/[^/]*/b", |path| path.ends_with("/b") && path.matches('/').count() == 2),

@@ -5,6 +5,8 @@ use crate::task::TaskId;
 use crate::time::{Instant, TICK_NS, Wheel};
 
 const TIMERS: usize = 24;
+/// Ticks of about 280 years: half of what a number of nanoseconds holds.
+const END: u64 = 1 << 43;
 
 /// An armed timer: its entry in the wheel, the time asked for, and the tick before which it must not fire.
 #[derive(Debug, Clone, Copy)]
@@ -17,11 +19,11 @@ struct Armed {
 /// Timers are armed, moved, given back and waited for: none fires early, none late, and nobody is woken for nothing.
 pub fn timers(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    let mut now = bytes.number() % (1 << 44);
+    let mut now = bytes.number() % END;
     let mut wheel = Wheel::new(Instant(now * TICK_NS));
     let mut armed: Vec<Armed> = Vec::new();
     let (mut count, mut due) = (0, Vec::new());
-    while !bytes.is_empty() {
+    while !bytes.is_empty() && now < END {
         let at = if armed.is_empty() { None } else { Some(bytes.below(armed.len())) };
         match (bytes.below(8), at) {
             (0, Some(at)) => wheel.give(armed.swap_remove(at).entry),

@@ -236,7 +236,7 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     rt.spawn(async move {
         loop {
             flusher.rt.sleep(parts.flush_interval).await;
-            flusher.logs.flush();
+            flusher.rt.contain(|| flusher.logs.flush());
         }
     });
     loop {

@@ -3,8 +3,7 @@
 //! Any thread may post; the shard that made the box reads. A full box refuses, and the sender counts or waits.
 //! Letters of control have room of their own and are read first, so that no flood of others keeps them out.
 //!
-//! The bell is an eventfd for every sender. A ring could post into another's queue itself (MSG_RING), but who
-//! writes letters is the control thread, which has no ring, and a few a second; shards write each other none.
+//! The bell is an eventfd and not MSG_RING: the control thread alone writes letters, and it has no ring.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;

@@ -118,11 +118,11 @@ impl Drop for UpstreamConn {
         let starved = {
             let mut pool = self.host.pools[self.priority].borrow_mut();
             pool.open -= 1;
-            !pool.waiting.is_empty() && pool.connecting == 0
+            pool.waiting.len() > pool.connecting as usize
         };
         if starved {
             // Its place under the limit goes to whoever waits.
-            start_connect(&self.rt, &self.cluster, &self.host, self.priority);
+            try_connect(&self.rt, &self.cluster, &self.host, self.priority);
         }
     }
 }
@@ -170,19 +170,7 @@ pub async fn take(
         return Err(PoolError::PendingOverflow);
     }
     let pending = Pending::new(cluster, host, priority);
-    let alone = {
-        let pool = host.pools[priority].borrow();
-        pool.open == 0 && pool.connecting == 0
-    };
-    if !cluster.allows(priority, Limit::Connections) {
-        cluster.stats.inc(Stat::UpstreamCxOverflow);
-        //= envoy: a pool without any connection makes one, lest its requests wait for ever
-        if alone {
-            start_connect(rt, cluster, host, priority);
-        }
-    } else {
-        start_connect(rt, cluster, host, priority);
-    }
+    try_connect(rt, cluster, host, priority);
     poll_fn(|_| pending.poll(rt)).await
 }
 
@@ -231,6 +219,19 @@ impl Drop for Pending<'_> {
             }
         }
     }
+}
+
+/// Connects, unless the limit has no room.
+fn try_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: usize) {
+    if !cluster.allows(priority, Limit::Connections) {
+        cluster.stats.inc(Stat::UpstreamCxOverflow);
+        let pool = host.pools[priority].borrow();
+        //= envoy: a pool without any connection makes one, lest its requests wait for ever
+        if pool.open > 0 || pool.connecting > 0 {
+            return;
+        }
+    }
+    start_connect(rt, cluster, host, priority);
 }
 
 /// Connects in a task of its own: the connection goes to whoever waits longest, or becomes idle.

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::process::{ANY, Dir, GET, PATIENCE, Proxy, ask, bootstrap, listener, nowhere, until};
+use crate::process::{ANY, Dir, GET, PATIENCE, Proxy, ask, bootstrap, drivers, listener, nowhere, until};
 
 /// Serves up to the limit; what comes beyond is closed and counted; a place that becomes free is taken again.
 #[test]
@@ -52,7 +52,7 @@ fn cpu_ticks(proxy: &Proxy) -> u64 {
 /// Without descriptors it waits, does not spin, and accepts again when one is free.
 #[test]
 fn no_descriptors_left() {
-    for driver in ["epoll", "uring"] {
+    for driver in drivers() {
         let config = bootstrap("", &[listener("main", ANY, "")], nowhere());
         let proxy = Proxy::start_limited(64, &config, &["--concurrency", "1", "--driver", driver]);
         let address = proxy.listener("main");
@@ -88,7 +88,7 @@ fn no_descriptors_left() {
 
 #[test]
 fn shards_share_the_work() {
-    for (driver, reuse_port) in [("epoll", true), ("epoll", false), ("uring", true), ("uring", false)] {
+    for (driver, reuse_port) in drivers().into_iter().flat_map(|driver| [(driver, true), (driver, false)]) {
         let more = format!("{{stat_prefix: main, enable_reuse_port: {reuse_port}}}");
         let more = more.trim_matches(['{', '}']).replace(", ", "\n    ");
         let config = bootstrap("", &[listener("main", ANY, &more)], nowhere());

@@ -72,6 +72,20 @@ pub fn run_as_nobody(args: &[&str]) -> Option<Ended> {
     Some(run_by(command, args, b""))
 }
 
+/// The drivers that this kernel offers. One that is missing is said, and fails where peers are required.
+pub fn drivers() -> Vec<&'static str> {
+    let args = ["--mode", "init_only", "--config-yaml", "{}", "--disable-hot-restart", "--driver"];
+    let runs = |driver: &&str| {
+        let ended = run(&[&args[..], &[*driver]].concat(), b"");
+        if ended.code != Some(0) {
+            eprintln!("SKIPPED on {driver}: {}", ended.stderr);
+            assert!(std::env::var_os("SELVEDGE_REQUIRE_PEERS").is_none(), "driver {driver} is missing");
+        }
+        ended.code == Some(0)
+    };
+    ["epoll", "uring"].into_iter().filter(runs).collect()
+}
+
 fn run_by(mut command: Command, args: &[&str], input: &[u8]) -> Ended {
     let mut child = command
         .args(args)

@@ -124,8 +124,13 @@ impl Builder {
     fn take(&mut self, event: Event<'_>, at: Position) -> Result<(), TreeError> {
         match event {
             Event::Scalar(text, style, anchor, _tag) => {
-                let value =
-                    if style == ScalarStyle::Plain { plain(&text) } else { Value::Text(text.into_owned()) };
+                let value = match plain(&text) {
+                    _ if style != ScalarStyle::Plain => Value::Text(text.into_owned()),
+                    Value::Null => Value::Null,
+                    //= envoy: a key is text, whatever else it could be
+                    _ if self.awaits_key() => Value::Text(text.into_owned()),
+                    value => value,
+                };
                 self.finish(Node::new(value, at), anchor, 1)
             }
             Event::SequenceStart(anchor, _) => self.open(Value::List(Vec::new()), at, anchor),
@@ -143,6 +148,10 @@ impl Builder {
             },
             _ => Ok(()),
         }
+    }
+
+    fn awaits_key(&self) -> bool {
+        self.stack.last().is_some_and(|open| matches!(open.node.value, Value::Map(_)) && open.key.is_none())
     }
 
     fn open(&mut self, value: Value, at: Position, anchor: usize) -> Result<(), TreeError> {
@@ -204,8 +213,6 @@ impl Builder {
 fn key_text(node: Node) -> Result<String, TreeError> {
     match node.value {
         Value::Text(text) => Ok(text),
-        Value::Int(n) => Ok(n.to_string()),
-        Value::Bool(b) => Ok(b.to_string()),
         Value::Null => Ok("null".to_owned()),
         _ => fail(node.at, "a key must be a scalar"),
     }
@@ -468,6 +475,15 @@ mod tests {
             show(&yaml(text).expect("yaml")),
             "[true,false,true,false,10,16,8,1,-3,'1e3','1_000','.5','0o10',null,null,'y','10','2024-01-01',0.25f,'0.25s']"
         );
+    }
+
+    #[test]
+    fn keys_are_text() {
+        assert_eq!(
+            show(&yaml("{y: y, on: n, 010: 010, 1.50: 1, ~: a, 'no': b}").expect("yaml")),
+            "{y:true,on:false,010:8,1.50:1,null:'a',no:'b'}"
+        );
+        assert!(yaml("{[a]: b}").expect_err("a list").reason.contains("a key must be a scalar"));
     }
 
     /// A reader that looks back at every value for each one would take minutes.

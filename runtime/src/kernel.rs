@@ -204,6 +204,9 @@ impl Kernel {
     pub(crate) fn stop_recv(&mut self, id: SockId, rearm: bool) {
         let sock = self.socks.at(id);
         sock.rearm = rearm && sock.recv != RecvState::Paused;
+        if std::mem::take(&mut sock.starved) {
+            self.starved[sock.armed_class as usize].retain(|waits| *waits != id);
+        }
         if sock.recv == RecvState::Armed {
             sock.recv = RecvState::Cancelling;
             self.driver.cancel_recv(id, sock.armed_class);

@@ -100,3 +100,29 @@ fn where_nothing_can_be_copied_receives_wait_for_a_buffer() {
         });
     }
 }
+
+#[test]
+fn a_receive_that_waits_for_a_buffer_can_be_paused() {
+    for driver in [DriverChoice::Uring, DriverChoice::Epoll] {
+        let Some(runtime) = fixed(driver, 0) else { continue };
+        let rt = runtime.handle();
+        runtime.run(async move {
+            let mut pairs = pairs(&rt, 5).await;
+            let (mut client, paused) = pairs.pop().expect("five");
+            for (client, server) in &mut pairs {
+                server.watch();
+                client.write_all(&[7; 200]).expect("sent");
+            }
+            until(&rt, || pairs.iter().all(|(_, server)| server.has_event())).await;
+            client.write_all(b"waits").expect("sent");
+            paused.watch();
+            until(&rt, || rt.counters().small_dry.get() > 0).await;
+            paused.pause_recv();
+            // The buffers come free, and are not for this one.
+            drop(pairs);
+            rt.sleep(Duration::from_millis(3 * limits::STARVED_PAUSE_MS)).await;
+            assert!(!paused.has_event(), "{driver:?}");
+            assert_eq!(&*paused.recv().await.expect("bytes").expect("not the end"), b"waits", "{driver:?}");
+        });
+    }
+}

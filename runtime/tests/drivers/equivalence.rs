@@ -8,8 +8,10 @@ use super::*;
 
 /// Plays of each run. A failure prints its seed and its lines; a seed that failed once stands in `REGRESSIONS`.
 const SEEDS: std::ops::Range<u64> = 0..120;
-/// Played first. What they failed on is said behind them.
-const REGRESSIONS: [u64; 0] = [];
+/// Played first.
+const REGRESSIONS: [u64; 1] = [
+    131, // a receive that waited for a buffer was armed although it was paused
+];
 
 /// `None`: this driver cannot run here, which has been said.
 fn play(driver: DriverChoice, seed: u64) -> Option<Vec<String>> {

@@ -232,6 +232,12 @@ fn assignment(cluster: &ClusterShared) -> endpoint::ClusterLoadAssignment {
         own.metadata = configured.or_else(|| resolved.then(core::Metadata::default));
         localities[at].lb_endpoints.push(own);
     }
+    //= envoy: localities stand by their names
+    let key = |l: &endpoint::LocalityLbEndpoints| {
+        let place = l.locality.clone().unwrap_or_default();
+        (l.priority, place.region, place.zone, place.sub_zone)
+    };
+    localities.sort_by_key(key);
     endpoint::ClusterLoadAssignment {
         cluster_name: cluster.config.name.to_string(),
         endpoints: localities,
@@ -256,9 +262,9 @@ fn lb_endpoint(host: &EndpointShared) -> endpoint::LbEndpoint {
     };
     let health = match host.health {
         ConfiguredHealth::Healthy => core::HealthStatus::Healthy,
-        ConfiguredHealth::Unhealthy => core::HealthStatus::Unhealthy,
+        //= envoy: here, unlike in /clusters, one that drains is unhealthy
+        ConfiguredHealth::Unhealthy | ConfiguredHealth::Draining => core::HealthStatus::Unhealthy,
         ConfiguredHealth::Degraded => core::HealthStatus::Degraded,
-        ConfiguredHealth::Draining => core::HealthStatus::Draining,
     };
     let endpoint = endpoint::Endpoint {
         address: Some(core::Address { address: Some(address) }),

@@ -99,6 +99,12 @@ impl Proxy {
 
     /// Status and body.
     pub fn admin(&self, method: &str, path: &str) -> Result<String, String> {
+        let (status, _, body) = self.admin_parts(method, path)?;
+        Ok(format!("{status}\n{body}"))
+    }
+
+    /// Status, fields of the head as lines, body.
+    pub fn admin_parts(&self, method: &str, path: &str) -> Result<(String, String, String), String> {
         let by = Instant::now() + wire::STEP_MAX;
         let stream = std::net::TcpStream::connect(&self.admin).map_err(|e| e.to_string())?;
         let mut wire = Wire::from(stream);
@@ -106,8 +112,11 @@ impl Proxy {
         wire.send(request.as_bytes());
         let head = wire::read_head(&mut wire, by).map_err(|fate| format!("{} on {path}", fate.word()))?;
         let body = wire::read_body(&mut wire, &head, true, by)?;
-        let status = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
-        Ok(format!("{status}\n{}", String::from_utf8_lossy(&body.bytes)))
+        let head = String::from_utf8_lossy(&head).replace("\r\n", "\n");
+        let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let fields: String =
+            head.lines().skip(1).filter(|l| !l.is_empty()).map(|l| format!("{l}\n")).collect();
+        Ok((status, fields, String::from_utf8_lossy(&body.bytes).into_owned()))
     }
 
     pub fn stats(&self) -> Stats {

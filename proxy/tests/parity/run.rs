@@ -113,8 +113,10 @@ impl Play<'_, '_> {
     fn step(&mut self, scenario: &Scenario, step: &Step) -> Result<(), String> {
         match &step.act {
             Act::Fence => self.proxy().fence(),
-            Act::Admin(method, path) => {
-                let answer = self.proxy().admin(method, path)?;
+            Act::Admin { method, path, head } => {
+                let (status, fields, body) = self.proxy().admin_parts(method, path)?;
+                let fields = if *head { fields } else { String::new() };
+                let answer = format!("{status}\n{fields}{body}");
                 self.show(&format!("{method} {path}"), &answer);
                 Ok(())
             }

@@ -44,8 +44,8 @@ pub enum Act {
     Ask { upstream: String, request: Vec<u8>, answer: Vec<u8> },
     /// The proxy has dealt with everything sent before.
     Fence,
-    /// Method and path.
-    Admin(String, String),
+    /// A request to the admin address; `head`: its head is shown too.
+    Admin { method: String, path: String, head: bool },
     /// Exit code and message of `--mode validate`, which must contain the text.
     Validate { file: String, mentions: String },
 }
@@ -159,9 +159,9 @@ const ANSWER: &str = "HTTP/1.1 200 OK|Content-Length: 2||ok";
 fn parse_act(word: &str, rest: &str) -> Option<Act> {
     Some(match word {
         "fence" => Act::Fence,
-        "admin" => {
+        "admin" | "admin-head" => {
             let (method, path) = rest.split_once(' ')?;
-            Act::Admin(method.to_owned(), path.to_owned())
+            Act::Admin { method: method.to_owned(), path: path.to_owned(), head: word == "admin-head" }
         }
         "validate" => {
             let (file, mentions) = rest.split_once(' ').unwrap_or((rest, ""));

@@ -12,6 +12,7 @@ use crate::access_log::format::{FormatError, LogCx};
 use crate::access_log::grpc;
 use crate::http::h1::encode::decimal;
 use crate::http::message::{Fields, HeaderId, RequestHead};
+use crate::http::validate::is_value;
 use crate::observe::info::StreamInfo;
 use crate::observe::stamps::Stamps;
 
@@ -616,7 +617,7 @@ impl Path {
             PathPart::Query => query,
             PathPart::Parameter(name) => {
                 let Some(value) = query.and_then(|q| parameter(q, name)) else { return false };
-                out.extend(decoded(value).take(self.length_max));
+                out.extend(decoded(value).flat_map(harmless).take(self.length_max));
                 return true;
             }
         };
@@ -633,6 +634,14 @@ fn parameter<'a>(query: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         };
         decoded(key).eq(name.iter().copied()).then_some(value)
     })
+}
+
+/// A decoded byte as it may stand in a line or in a field: one that may not is encoded again.
+// envoy: such a value is refused where a field is added, and breaks the line of a log
+fn harmless(b: u8) -> impl Iterator<Item = u8> {
+    let hex = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
+    let (text, length) = if is_value(b) { ([b, 0, 0], 1) } else { ([b'%', hex(b >> 4), hex(b)], 3) };
+    text.into_iter().take(length)
 }
 
 /// Without percent-encoding; what is none stays.

@@ -199,10 +199,16 @@ impl<'p> Translator<'p> {
         let rest = self.rest();
         let bytes = rest.as_bytes();
         let (mut i, mut negated, mut any_after_minus) = (2, false, true);
+        // RE2 takes a flag twice, and the last word counts.
+        let (mut on, mut off) = (String::new(), String::new());
         loop {
             match bytes.get(i) {
                 Some(flag @ (b'i' | b'm' | b's' | b'U')) => {
                     any_after_minus = true;
+                    let flag_char = char::from(*flag);
+                    on.retain(|f| f != flag_char);
+                    off.retain(|f| f != flag_char);
+                    if negated { &mut off } else { &mut on }.push(flag_char);
                     self.folds |= *flag == b'i' && !negated;
                 }
                 Some(b'-') if !negated => (negated, any_after_minus) = (true, false),
@@ -218,7 +224,8 @@ impl<'p> Translator<'p> {
         }
         let group = bytes[i] == b':';
         if i > 2 || group {
-            self.out.push_str(&rest[..=i]);
+            let minus = if off.is_empty() { "" } else { "-" };
+            self.out.push_str(&format!("(?{on}{minus}{off}{}", &rest[i..=i]));
         }
         self.at += i + 1;
         if !group {

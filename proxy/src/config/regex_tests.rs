@@ -375,6 +375,14 @@ fn an_open_bracket_and_a_colon_are_characters() {
 }
 
 #[test]
+fn a_flag_may_stand_twice() {
+    let found = |pattern: &str| ["a", "A"].map(|t| whole(pattern).expect(pattern).is_match(t.as_bytes()));
+    assert_eq!(found("(?ii)a"), [true, true]);
+    assert_eq!(found("(?i-i)a"), [true, false]);
+    assert_eq!(found("(?si-ss:a)"), [true, true]);
+}
+
+#[test]
 fn programs_are_bounded() {
     assert_eq!(
         whole(&"a".repeat(PATTERN_BYTES_MAX + 1)).expect_err("too long"),

@@ -194,7 +194,7 @@ fn from_tree(node: &Node, shaper: &Shaper<'_>) -> Result<DynamicMessage, String>
         let path = track.path().to_string();
         let at = places::deepest(node, &path).at;
         let mut reason = error.to_string();
-        reason.truncate(512);
+        reason.truncate(reason.floor_char_boundary(512));
         format!("{at}: {path}: {reason}")
     })
 }

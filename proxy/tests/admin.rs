@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CONFIG: &str = r#"
 node: {id: nid, cluster: ncl, metadata: {a: b, c: 3}}
@@ -468,6 +468,21 @@ fn health_fails_and_recovers_and_the_end_is_clean() {
     assert_eq!(s.ask("GET", "/ready").0, 200);
     assert_eq!(s.ask("POST", "/quitquitquit").2, "OK\n");
     assert!(s.child.wait().expect("it ends").success());
+}
+
+/// A listener that has stopped is not counted a second time.
+#[test]
+fn listeners_stop_once() {
+    let s = Selvedge::tcp();
+    let stat = "/stats?filter=^listener_manager.listener_stopped$";
+    for (query, stopped) in [("?inboundonly", 0), ("", 1)].into_iter().chain([("", 1); 10]) {
+        assert_eq!(s.ask("POST", &format!("/drain_listeners{query}")).2, "OK\n");
+        let expected = format!("listener_manager.listener_stopped: {stopped}\n");
+        let by = Instant::now() + Duration::from_secs(20);
+        while s.body(stat) != expected {
+            assert!(Instant::now() < by, "{query}: {}", s.body(stat));
+        }
+    }
 }
 
 #[test]

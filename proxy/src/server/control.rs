@@ -112,6 +112,7 @@ async fn serve(
     resolved: &mut mpsc::UnboundedReceiver<usize>,
 ) {
     let mut drained: Option<(bool, std::pin::Pin<Box<tokio::time::Sleep>>)> = None;
+    let mut stopped = vec![false; core.plan.snapshot.listeners.len()];
     loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -129,7 +130,10 @@ async fn serve(
                         drained = Some((inbound_only, Box::pin(tokio::time::sleep(time))));
                     }
                 }
-                Command::DrainListeners { inbound_only, .. } => stop(core, shards, gauges, inbound_only),
+                Command::DrainListeners { inbound_only, .. } => {
+                    gauges.stopped(newly_stopped(core, inbound_only, &mut stopped));
+                    order(shards, || Letter::StopListening { inbound_only });
+                }
             },
             inbound_only = async {
                 match &mut drained {
@@ -141,16 +145,22 @@ async fn serve(
                 }
             } => {
                 drained = None;
-                stop(core, shards, gauges, inbound_only);
+                gauges.stopped(newly_stopped(core, inbound_only, &mut stopped));
+                order(shards, || Letter::StopListening { inbound_only });
             }
         }
     }
 }
 
-fn stop(core: &Core, shards: &[Shard], gauges: &Gauges, inbound_only: bool) {
-    let listeners = core.plan.snapshot.listeners.iter();
-    gauges.stopped(listeners.filter(|l| l.direction.is_meant(inbound_only)).count());
-    order(shards, || Letter::StopListening { inbound_only });
+/// Marks the listeners that are meant; how many of them took connections before.
+fn newly_stopped(core: &Core, inbound_only: bool, stopped: &mut [bool]) -> usize {
+    let mut newly = 0;
+    for (listener, stopped) in core.plan.snapshot.listeners.iter().zip(stopped) {
+        if listener.direction.is_meant(inbound_only) && !std::mem::replace(stopped, true) {
+            newly += 1;
+        }
+    }
+    newly
 }
 
 /// Ends the shards. Whatever one has not read yet: its last letter waits for room.

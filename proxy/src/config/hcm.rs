@@ -245,6 +245,7 @@ fn upgrades(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<Vec<Upgr
     Ok(list)
 }
 
+const ROUTER_NAME: &str = "envoy.filters.http.router";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// The filters before the router, and the router's options. //= envoy: the router is the last filter
@@ -277,7 +278,13 @@ fn chain(
         if values::type_name(any) == ROUTER {
             if i != last {
                 return Err(here.refuse(format!(
-                    "Error: terminal filter named {0} of type {0} must be the last filter in a http filter chain.",
+                    "Error: terminal filter named {} of type {ROUTER_NAME} must be the last filter in a http filter chain.",
+                    filter.name
+                )));
+            }
+            if filter.disabled {
+                return Err(here.field("HttpFilter", "disabled").refuse(format!(
+                    "Error: the last (terminal) filter ({}) in the chain cannot be disabled by default.",
                     filter.name
                 )));
             }
@@ -286,8 +293,9 @@ fn chain(
         } else {
             if i == last {
                 return Err(here.refuse(format!(
-                    "Error: non-terminal filter named {0} of type {0} is the last filter in a http filter chain.",
-                    filter.name
+                    "Error: non-terminal filter named {} of type {} is the last filter in a http filter chain.",
+                    filter.name,
+                    values::type_name(any)
                 )));
             }
             chain.extend(filters::compile(filter, any, lookup, &inner)?);
@@ -299,6 +307,9 @@ fn chain(
     }
     match router {
         Some(router) => Ok((chain, router)),
-        None => Err(at.refuse("no http filter is configured: the chain must end with the router")),
+        None => {
+            let here = at.field(MESSAGE, "http_filters");
+            Err(here.refuse("no http filter is configured: the chain must end with the router"))
+        }
     }
 }

@@ -64,7 +64,13 @@ impl Shaper<'_> {
             name if name.starts_with("google.protobuf.") && name.ends_with("Value") => {
                 // A wrapper is written as what it holds.
                 let Some(inner) = desc.get_field_by_name("value") else { return Ok(plain(node)) };
-                return scalar(node, &inner.kind(), path);
+                //= envoy: or as a message of its own
+                return match &node.value {
+                    Value::Map(entries) if entries.len() == 1 && entries[0].0 == "value" => {
+                        scalar(&entries[0].1, &inner.kind(), &join(path, "value"))
+                    }
+                    _ => scalar(node, &inner.kind(), path),
+                };
             }
             _ => {}
         }

@@ -323,6 +323,7 @@ impl<'c> Stream<'c> {
             return self.pump().await;
         }
         self.picked = picked.ok();
+        self.limit_by_route();
         if !self.conn.twin.filters.is_empty() {
             if let Err(ended) = self.pass_filters().await {
                 return ended;
@@ -706,6 +707,7 @@ impl<'c> Stream<'c> {
     /// Body bytes of the client, for the filters and for upstream.
     fn on_down_bytes(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
         self.info.downstream_wire_received += chunk.len() as u64;
+        let before = self.info.bytes_received;
         if self.upgrade {
             self.info.bytes_received += chunk.len() as u64;
             self.to_up.push(chunk);
@@ -730,6 +732,8 @@ impl<'c> Stream<'c> {
                     return self.request_over(trailers);
                 }
                 Err(error) => {
+                    //= envoy: what came with the fault was never passed on
+                    self.info.bytes_received = before;
                     self.body_refused(error);
                     return Ok(());
                 }

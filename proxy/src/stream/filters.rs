@@ -112,7 +112,10 @@ impl<'c> Stream<'c> {
 
     /// Whether the client is read now: somebody takes what it sends.
     pub(super) fn wants_request(&self) -> bool {
-        let takes = |f: &Filters<'_>| !f.run.is_closed(Dir::Request) && f.run.has_room(Dir::Request);
+        // What follows the head of an upgrade goes past the filters.
+        let tunnels = self.upgrade && self.up.is_some();
+        let takes =
+            |f: &Filters<'_>| tunnels || !f.run.is_closed(Dir::Request) && f.run.has_room(Dir::Request);
         !self.request_done
             && !self.response_done
             && self.to_up.bytes() < limits::PUMP_BYTES

@@ -154,16 +154,6 @@ impl<'c> Stream<'c> {
         //= envoy: usingNewTimeouts
         self.route_timeout = forward.timeout.filter(|_| forward.max_stream_duration.is_none());
         self.asked_timeouts();
-        if let Some(most) = forward.max_stream_duration {
-            let begun = self.info.stamps.head;
-            self.duration_deadline =
-                most.filter(|t| !t.is_zero()).map_or(selvedge_runtime::Instant::FAR, |t| begun + t);
-        }
-        if let Some(timeout) = forward.idle_timeout {
-            self.idle_timeout = timeout.filter(|t| !t.is_zero());
-            self.idle_deadline =
-                self.idle_timeout.map_or(selvedge_runtime::Instant::FAR, |t| conn.cx.rt.now() + t);
-        }
         if self.request_done
             && let Some(timeout) = self.route_timeout
         {
@@ -188,6 +178,21 @@ impl<'c> Stream<'c> {
         let address = host.shared.address.clone();
         self.info.upstream = Some(UpstreamInfo { address, connected: false, local: None, connection_id: 0 });
         Ok((cluster, host))
+    }
+
+    /// The route's limits of the stream, from here on. //= envoy: ActiveStream::decodeHeaders: filters' time counts
+    pub(super) fn limit_by_route(&mut self) {
+        let Some(Action::Forward(forward)) = self.picked.map(|p| &p.route.action) else { return };
+        if let Some(most) = forward.max_stream_duration {
+            let begun = self.info.stamps.head;
+            self.duration_deadline =
+                most.filter(|t| !t.is_zero()).map_or(selvedge_runtime::Instant::FAR, |t| begun + t);
+        }
+        if let Some(timeout) = forward.idle_timeout {
+            let now = self.conn.cx.rt.now();
+            self.idle_timeout = timeout.filter(|t| !t.is_zero());
+            self.idle_deadline = self.idle_timeout.map_or(selvedge_runtime::Instant::FAR, |t| now + t);
+        }
     }
 
     /// Time limits that an internal caller asks for. //= envoy: FilterUtility::finalTimeout
@@ -392,6 +397,8 @@ impl<'c> Stream<'c> {
         self.request.fields.remove(H::Expect);
         self.conn.twin.http.inc(Http::DownstreamRq1xx);
         self.conn.twin.http.inc(Http::DownstreamRqCompleted);
+        //= envoy: logged where nothing else follows
+        self.info.status = Some(100);
         self.to_down.push(match self.request.version {
             Version::H11 => Chunk::from_static(b"HTTP/1.1 100 Continue\r\n\r\n"),
             //= envoy: 1.0 is told as well

@@ -3,6 +3,7 @@
 //! It is read by the same strict code as any response, within a time and a size. Dropping the future ends it: the
 //! connection is closed, never returned. It retries nothing and follows nothing.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -69,7 +70,8 @@ pub async fn ask(cx: Rc<Cx>, question: Box<Question>) -> Answer {
     };
     let deadline = if question.timeout.is_zero() { Instant::FAR } else { cx.rt.now() + question.timeout };
     let mut sleep = cx.rt.sleep_until(deadline);
-    let mut exchange = pin!(exchange(&cx, &cluster, *question));
+    let answered = Cell::new(false);
+    let mut exchange = pin!(exchange(&cx, &cluster, *question, &answered));
     let result = poll_fn(|context| {
         if let Poll::Ready(result) = exchange.as_mut().poll(context) {
             return Poll::Ready(result);
@@ -78,40 +80,44 @@ pub async fn ask(cx: Rc<Cx>, question: Box<Question>) -> Answer {
     })
     .await;
     match result {
-        Ok(response) => {
-            cluster.stats.code(response.head.status, true);
-            Answer::Response(Box::new(response))
-        }
+        Ok(response) => Answer::Response(Box::new(response)),
         Err(failure) => {
-            account(&cluster, failure);
+            account(&cluster, failure, answered.get());
             Answer::Failed(failure)
         }
     }
 }
 
 /// The status that Envoy's asynchronous client counts where there was none.
-fn account(cluster: &ClusterTwin, failure: Failure) {
-    match failure {
-        Failure::NoCluster => {}
+fn account(cluster: &ClusterTwin, failure: Failure, answered: bool) {
+    let status = match failure {
+        Failure::NoCluster => return,
         Failure::Timeout => {
             cluster.stats.inc(Stat::UpstreamRqTimeout);
-            cluster.stats.code(504, true);
+            504
         }
         Failure::Malformed => {
             cluster.stats.inc(Stat::UpstreamCxProtocolError);
-            cluster.stats.code(502, true);
+            502
         }
         Failure::NoEndpoint => {
             cluster.stats.inc(Stat::UpstreamCxNoneHealthy);
-            cluster.stats.code(503, true);
+            503
         }
-        Failure::Overflow | Failure::Connect | Failure::Reset | Failure::TooLarge => {
-            cluster.stats.code(503, true);
-        }
+        Failure::Overflow | Failure::Connect | Failure::Reset | Failure::TooLarge => 503,
+    };
+    if !answered {
+        cluster.stats.code(status, true);
     }
 }
 
-async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Result<SideResponse, Failure> {
+/// `answered` tells that a head has come: its status is what counts, whatever becomes of the rest.
+async fn exchange(
+    cx: &Cx,
+    cluster: &Rc<ClusterTwin>,
+    question: Question,
+    answered: &Cell<bool>,
+) -> Result<SideResponse, Failure> {
     let host = cluster.pick().ok_or(Failure::NoEndpoint)?;
     let taken = pool::take(&cx.rt, cluster, &host, 0).await.and_then(pool::admit);
     let conn = taken.map_err(|error| match error {
@@ -126,7 +132,7 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     cluster.stats.add(Stat::UpstreamCxTxBytesTotal, bytes.bytes() as u64);
     conn.socket.start_send(bytes.chunks);
     let begun = cx.rt.now();
-    let result = read(cx, cluster, &conn, bytes.head_request).await;
+    let result = read(cx, cluster, &conn, bytes.head_request, answered).await;
     let (mut response, keep) = match result {
         Ok(found) => found,
         Err(failure) => {
@@ -143,9 +149,6 @@ async fn exchange(cx: &Cx, cluster: &Rc<ClusterTwin>, question: Question) -> Res
     if keep && sent {
         pool::give(conn);
     } else {
-        if !keep {
-            cluster.stats.inc(Stat::UpstreamCxCloseNotify);
-        }
         conn.retire();
     }
     Ok(response)
@@ -194,8 +197,14 @@ async fn read(
     cluster: &ClusterTwin,
     conn: &UpstreamConn,
     head_request: bool,
+    answered: &Cell<bool>,
 ) -> Result<(SideResponse, bool), Failure> {
     let (response, mut rest) = read_head(cx, cluster, conn, head_request).await?;
+    answered.set(true);
+    cluster.stats.code(response.head.status, true);
+    if !response.keep_alive {
+        cluster.stats.inc(Stat::UpstreamCxCloseNotify);
+    }
     let mut decoder = BodyDecoder::new(response.framing);
     let mut body = Chunks::new();
     loop {
@@ -217,7 +226,8 @@ async fn read(
                     let body = body.gather(cx.rt.budget());
                     return Ok((SideResponse { head: response.head, body }, false));
                 }
-                Ok(None) | Err(_) => return Err(Failure::Reset),
+                //= envoy: in the middle of a message the end is a protocol error
+                Ok(None) | Err(_) => return Err(Failure::Malformed),
             },
         }
     }
@@ -237,7 +247,9 @@ async fn read_head(
     loop {
         let end = gather.end(&mut bytes, &bounds, cx.rt.budget()).map_err(|_| Failure::Malformed)?;
         let Some(end) = end else {
-            let Ok(Some(more)) = receive(cluster, conn).await else { return Err(Failure::Reset) };
+            let Ok(Some(more)) = receive(cluster, conn).await else {
+                return Err(if gather.has_begun() { Failure::Malformed } else { Failure::Reset });
+            };
             bytes = more;
             continue;
         };

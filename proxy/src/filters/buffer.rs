@@ -16,7 +16,7 @@ use super::{Body, Cx, Filter, Place, Running, Verdict, Wants};
 use crate::config::rejection::{At, Fault};
 use crate::config::route::Lookup;
 use crate::config::values;
-use crate::http::message::HeaderId;
+use crate::http::message::{Framing, HeaderId};
 
 /// The filter.
 #[derive(Debug)]
@@ -67,15 +67,22 @@ impl Filter for Buffer {
     fn local(&self, _: &Place<'_>) {}
 
     fn wants(one: &mut Running<'_, Self>, _: &mut Cx<'_>) -> Wants {
-        let max = one.route.map_or(Some(one.filter.bytes_max), |route| route.0);
-        Wants { body: max.map_or(Body::No, Body::Full), trailers: false }
+        Wants { body: one.bytes_max().map_or(Body::No, Body::Full), trailers: false }
     }
 
     //= envoy: a request that had a body and no length gets its length
-    fn request_head(_: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
-        if !cx.body.is_empty() && !cx.request.fields.contains(HeaderId::ContentLength) {
+    fn request_head(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
+        let chunked = *cx.framing == Framing::Chunked;
+        if one.bytes_max().is_some() && chunked && !cx.request.fields.contains(HeaderId::ContentLength) {
             cx.set_length(Some(cx.body.bytes() as u64));
         }
         Verdict::Continue
+    }
+}
+
+impl Running<'_, Buffer> {
+    /// `None`: it collects nothing.
+    fn bytes_max(&self) -> Option<usize> {
+        self.route.map_or(Some(self.filter.bytes_max), |route| route.0)
     }
 }

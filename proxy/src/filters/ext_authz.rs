@@ -12,6 +12,7 @@
 
 mod config;
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use crate::access_log::format::LogCx;
 use crate::config::rejection::{At, Fault as Wrong};
 use crate::config::route::Lookup;
 use crate::http::h1::encode::decimal;
-use crate::http::message::{HeaderId, RequestHead};
+use crate::http::message::{Framing, HeaderId, RequestHead};
 use crate::observe::flags::Flags;
 use crate::side_call::{Answer, Question, SideResponse};
 use crate::stats::block::Block;
@@ -32,6 +33,7 @@ use crate::stats::scope::{Registry, ScopeName};
 use crate::stream::Reply;
 use crate::upstream::cluster::ClusterTwin;
 
+use config::{Path, Service};
 pub use config::{ExtAuthz, OnRoute};
 
 table! {
@@ -148,13 +150,18 @@ impl Running<'_, ExtAuthz> {
         }
     }
 
+    /// Whom to ask.
+    fn service(&self) -> &Service {
+        self.route.and_then(|r| r.service.as_deref()).unwrap_or(&self.filter.service)
+    }
+
     /// The request as the service sees it.
     fn question(&self, cx: &mut Cx<'_>) -> Question {
-        let filter = self.filter;
-        let own = cx.request.path();
-        let mut path = Vec::with_capacity(filter.path_prefix.len() + own.len());
-        path.extend_from_slice(filter.path_prefix.as_bytes());
-        path.extend_from_slice(own);
+        let (filter, service) = (self.filter, self.service());
+        let path = match &service.path {
+            Path::Prefix(prefix) => [prefix.as_bytes(), cx.request.path()].concat(),
+            Path::Fixed(path) => path.as_bytes().to_vec(),
+        };
         let authority = cx.request.authority().unwrap_or_default();
         let mut head = RequestHead::new(cx.request.method(), authority, &path);
         //= envoy: what another filter has collected is sent even where this one collects nothing
@@ -167,31 +174,40 @@ impl Running<'_, ExtAuthz> {
             if id == HeaderId::ContentLength || !filter.is_sent(id, name) {
                 continue;
             }
-            match head.fields.get_named(name).map(<[u8]>::to_vec) {
-                None => head.fields.append_named(&name.to_ascii_lowercase(), value),
+            let name = name.to_ascii_lowercase();
+            if filter.raw_headers {
+                head.fields.append_named(&name, value);
+                continue;
+            }
+            //= envoy: encode_raw_headers: false: what is no text becomes such
+            let value = sanitised(value);
+            match head.fields.get_named(&name).map(<[u8]>::to_vec) {
+                None => head.fields.append_named(&name, &value),
                 //= envoy: several fields of one name are one, joined with commas
-                Some(first) => head.fields.set_named(name, &[&first, value].join(&b","[..])),
+                Some(first) => head.fields.set_named(&name, &[&first, &*value].join(&b","[..])),
             }
         }
         if let Some(partial) = partial {
             let text: &[u8] = if partial { b"true" } else { b"false" };
             head.fields.append_named(b"x-envoy-auth-partial-body", text);
         }
-        for (name, format) in &filter.headers_to_add {
+        for (name, format) in &service.headers_to_add {
             let mut value = Vec::new();
             let info = &*cx.info;
             let log = LogCx {
                 info,
-                request: &head,
+                request: &*cx.request,
                 response: None,
                 trailers: None,
                 protocol: Some(cx.request.version.text()),
                 local_reply_body: b"",
             };
             format.write(&log, &mut value);
-            head.fields.set_named(name, &value);
+            //= envoy: they stand last, whatever they replace
+            head.fields.remove_named(name);
+            head.fields.append_named(name, &value);
         }
-        Question { cluster: Arc::clone(&filter.cluster), head, body: body.into(), timeout: filter.timeout }
+        Question { cluster: Arc::clone(&service.cluster), head, body: body.into(), timeout: service.timeout }
     }
 
     /// 200 lets pass, anything else is the client's reply.
@@ -206,18 +222,25 @@ impl Running<'_, ExtAuthz> {
             let mut reply = Reply::text(answer.head.status, b"", "ext_authz_denied");
             reply.flags = Flags::UNAUTHORIZED_EXTERNAL_SERVICE;
             reply.body = answer.body;
-            let shown = fields.iter().filter(|(id, name, _)| filter.is_shown_to_client(*id, name));
+            //= envoy: max_denied_response_body_bytes
+            reply.body.truncate(filter.denied_body_max);
+            let shown = fields.iter().filter(|(id, name, _)| self.service().is_shown_to_client(*id, name));
             reply.headers = shown.map(|(_, n, v)| (n.to_ascii_lowercase(), v.to_vec())).collect();
             return Verdict::Reply(Box::new(reply));
         }
         self.count(Stat::Ok, cx);
+        let service = self.service();
         let mut changed = false;
-        for (_, name, value) in fields.iter().filter(|(_, name, _)| filter.upstream.fits(name)) {
-            cx.request.fields.remove_named(name);
-            cx.request.fields.append_named(&name.to_ascii_lowercase(), value);
+        for (_, name, value) in fields.iter().filter(|(_, name, _)| service.upstream.fits(name)) {
+            if name.eq_ignore_ascii_case(b"host") {
+                cx.request.set_authority(value);
+            } else {
+                cx.request.fields.remove_named(name);
+                cx.request.fields.append_named(&name.to_ascii_lowercase(), value);
+            }
             changed = true;
         }
-        for (_, name, value) in fields.iter().filter(|(_, name, _)| filter.upstream_append.fits(name)) {
+        for (_, name, value) in fields.iter().filter(|(_, name, _)| service.upstream_append.fits(name)) {
             cx.request.fields.append_named(&name.to_ascii_lowercase(), value);
         }
         for list in fields.all_named(b"x-envoy-auth-headers-to-remove") {
@@ -229,7 +252,7 @@ impl Running<'_, ExtAuthz> {
                 }
             }
         }
-        let shown = fields.iter().filter(|(_, name, _)| filter.client_on_success.fits(name));
+        let shown = fields.iter().filter(|(_, name, _)| service.client_on_success.fits(name));
         self.state.client = shown.map(|(_, n, v)| (n.to_ascii_lowercase(), v.to_vec())).collect();
         //= envoy: clear_route_cache, where the answer has changed the head
         if filter.clear_route_cache && changed {
@@ -291,6 +314,21 @@ fn part_of(cx: &Cx<'_>, max: usize) -> (Chunk, Option<bool>) {
         let room = max - bytes.len();
         bytes.extend_from_slice(&chunk[..room.min(chunk.len())]);
     }
-    let partial = (!cx.body.is_empty()).then(|| bytes.len() < cx.body.bytes());
+    //= envoy: an empty one in chunks is a body
+    let has_body = !cx.body.is_empty() || *cx.framing == Framing::Chunked;
+    let partial = has_body.then(|| bytes.len() < cx.body.bytes());
     (Chunk::copy_from(&bytes), partial)
+}
+
+/// A value with `!` for each byte that is no text.
+fn sanitised(value: &[u8]) -> Cow<'_, [u8]> {
+    if std::str::from_utf8(value).is_ok() {
+        return Cow::Borrowed(value);
+    }
+    let mut text = Vec::with_capacity(value.len());
+    for part in value.utf8_chunks() {
+        text.extend_from_slice(part.valid().as_bytes());
+        text.extend(part.invalid().iter().map(|_| b'!'));
+    }
+    Cow::Owned(text)
 }

@@ -53,6 +53,8 @@ pub const TABLES: &[Listed] = &[
 ];
 
 #[cfg(test)]
+mod table_tests;
+#[cfg(test)]
 mod tests;
 
 /// A filter's answer about a head, or about the end of a message.

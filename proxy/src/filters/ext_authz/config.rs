@@ -6,6 +6,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3 as pb;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
+use envoy_types::pb::envoy::r#type::v3::StatusCode;
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::access_log::format::Format;
@@ -20,25 +21,41 @@ use crate::route::matchers::{Fraction, StringMatcher};
 /// The filter.
 #[derive(Debug)]
 pub struct ExtAuthz {
-    pub(super) cluster: Arc<str>,
-    pub(super) timeout: Duration,
-    pub(super) path_prefix: Box<str>,
-    pub(super) headers_to_add: Added,
+    pub(super) service: Service,
     allowed: Names,
     disallowed: Names,
-    pub(super) upstream: Names,
-    pub(super) upstream_append: Names,
-    client: Names,
-    pub(super) client_on_success: Names,
     pub(super) failure_mode_allow: bool,
     pub(super) failure_mode_allow_header_add: bool,
     pub(super) body: Option<WithBody>,
     pub(super) status_on_error: u16,
+    pub(super) denied_body_max: usize,
     pub(super) clear_route_cache: bool,
     pub(super) charge_cluster: bool,
+    pub(super) raw_headers: bool,
     pub(super) enabled: Share,
     pub(super) deny_at_disable: Switch,
     pub(super) stat_prefix: Box<str>,
+}
+
+/// Whom it asks, how, and what the answer may change.
+#[derive(Debug)]
+pub struct Service {
+    pub(super) cluster: Arc<str>,
+    pub(super) timeout: Duration,
+    pub(super) path: Path,
+    pub(super) headers_to_add: Added,
+    pub(super) upstream: Names,
+    pub(super) upstream_append: Names,
+    client: Names,
+    pub(super) client_on_success: Names,
+}
+
+/// The path that the service sees.
+#[derive(Debug)]
+pub(super) enum Path {
+    /// Before the request's own.
+    Prefix(Box<str>),
+    Fixed(Box<str>),
 }
 
 /// What a route says to it.
@@ -47,6 +64,7 @@ pub struct OnRoute {
     pub(super) disabled: bool,
     pub(super) without_body: bool,
     pub(super) body: Option<WithBody>,
+    pub(super) service: Option<Box<Service>>,
 }
 
 /// How much of the body the service sees.
@@ -98,21 +116,6 @@ impl ExtAuthz {
         (id == H::Authorization || self.allowed.fits(name)) && !self.disallowed.fits(name)
     }
 
-    /// Whether the client sees a field of a refusal.
-    //= envoy: an empty list shows all
-    pub(super) fn is_shown_to_client(&self, id: H, name: &[u8]) -> bool {
-        const OWN: [H; 4] = [H::Connection, H::KeepAlive, H::TransferEncoding, H::Host];
-        if OWN.contains(&id) {
-            return false;
-        }
-        if self.client.0.is_empty() {
-            return true;
-        }
-        id == H::Location
-            || id == H::ContentLength
-            || name.eq_ignore_ascii_case(b"www-authenticate") || self.client.fits(name)
-    }
-
     /// `ext_authz.`, or `ext_authz.<stat_prefix>.`
     pub(super) fn stat_part(&self) -> String {
         if self.stat_prefix.is_empty() {
@@ -123,10 +126,32 @@ impl ExtAuthz {
     }
 }
 
+impl Service {
+    /// Whether the client sees a field of a refusal.
+    //= envoy: an empty list shows all
+    pub(super) fn is_shown_to_client(&self, id: H, name: &[u8]) -> bool {
+        const OWN: [H; 6] =
+            [H::Connection, H::KeepAlive, H::TransferEncoding, H::Host, H::Upgrade, H::ProxyConnection];
+        if OWN.contains(&id) {
+            return false;
+        }
+        if self.client.0.is_empty() {
+            return true;
+        }
+        id == H::Location
+            || id == H::ContentLength
+            || name.eq_ignore_ascii_case(b"www-authenticate") || self.client.fits(name)
+    }
+}
+
 /// Fields that are added to the question: names in lower case.
 type Added = Vec<(Box<[u8]>, Format)>;
 
 const MESSAGE: &str = "ExtAuthz";
+const HTTP: &str = "HttpService";
+const ENUM: &str = "value must be one of the defined enum values";
+/// Beyond it Envoy refuses a time limit.
+const TIMEOUT_SECONDS_MAX: i64 = 1 << 32;
 
 fn names(list: Option<&matcher::ListStringMatcher>, at: &At<'_>) -> Result<Names, Fault> {
     let Some(list) = list else { return Ok(Names::default()) };
@@ -158,6 +183,13 @@ fn headers_to_add(
             return Err(key.violates("value length must be at least 1 characters"));
         }
         header_safe(&header.key, &here.field("HeaderValue", "key"))?;
+        if header.key.starts_with(':') || header.key.eq_ignore_ascii_case("host") {
+            return Err(here.refuse(":-prefixed or host headers may not be modified"));
+        }
+        if ["content-length", "transfer-encoding"].contains(&&*header.key.to_ascii_lowercase()) {
+            let reason = format!("{} belongs to the framing of the message and may not be added", header.key);
+            return Err(here.refuse(reason));
+        }
         header_safe(&header.value, &here.field("HeaderValue", "value"))?;
         let format = Format::compile(&header.value, true).map_err(|e| here.refuse(e.to_string()))?;
         all.push((header.key.to_ascii_lowercase().into_bytes().into(), format));
@@ -182,36 +214,41 @@ fn uri(config: &pb::HttpService, at: &At<'_>) -> Result<(Arc<str>, Duration), Fa
     }
     let timeout_at = here.field(URI, "timeout");
     let Some(timeout) = &uri.timeout else { return Err(timeout_at.violates("value is required")) };
+    if !(0..TIMEOUT_SECONDS_MAX).contains(&timeout.seconds) || timeout.nanos < 0 {
+        return Err(timeout_at.violates("value must be inside range [0s, 1193046h28m16s)"));
+    }
     Ok((Arc::from(cluster.as_str()), values::duration(timeout, &timeout_at)?))
 }
 
-pub(super) fn filter(config: &Any, lookup: Lookup<'_>, at: &At<'_>) -> Result<ExtAuthz, Fault> {
-    use pb::ext_authz::Services;
-    let config: pb::ExtAuthz = values::unpack(config, at)?;
-    let service = match &config.services {
-        Some(Services::HttpService(service)) => service,
-        Some(Services::GrpcService(_)) => return Err(at.field(MESSAGE, "grpc_service").not_implemented()),
-        None => return Err(at.refuse("ext_authz: no service is configured")),
+/// The service, and the older place of the list of headers that it sees.
+fn service(config: &pb::HttpService, at: &At<'_>) -> Result<(Service, Names), Fault> {
+    let (cluster, timeout) = uri(config, at)?;
+    let path = match (&*config.path_prefix, &*config.path_override) {
+        (prefix, "") if prefix.is_empty() || prefix.starts_with('/') => Path::Prefix(prefix.into()),
+        (_, "") => {
+            return Err(at.field(HTTP, "path_prefix").refuse("path_prefix should start with \"/\"."));
+        }
+        ("", path) if path.starts_with('/') => Path::Fixed(path.into()),
+        ("", _) => {
+            return Err(at.field(HTTP, "path_override").refuse("path_override should start with \"/\"."));
+        }
+        _ => return Err(at.refuse("Only one of path_prefix or path_override may be set, not both.")),
     };
-    let here = at.field(MESSAGE, "http_service");
-    let (cluster, timeout) = uri(service, &here)?;
-    if !service.path_prefix.is_empty() && !service.path_prefix.starts_with('/') {
-        return Err(here.refuse("path_prefix should start with \"/\"."));
-    }
-    let request = service.authorization_request.clone().unwrap_or_default();
-    let response = service.authorization_response.clone().unwrap_or_default();
-    let response_at = here.field("HttpService", "authorization_response");
+    let request = config.authorization_request.clone().unwrap_or_default();
+    let request_at = at.field(HTTP, "authorization_request");
+    let response = config.authorization_response.clone().unwrap_or_default();
+    let response_at = at.field(HTTP, "authorization_response");
     let listed = |list: Option<&_>, field| names(list, &response_at.field("AuthorizationResponse", field));
-    Ok(ExtAuthz {
+    #[expect(deprecated, reason = "the older place of the list is part of the API")]
+    let allowed = names(
+        request.allowed_headers.as_ref(),
+        &request_at.field("AuthorizationRequest", "allowed_headers"),
+    )?;
+    let service = Service {
         cluster,
         timeout,
-        path_prefix: service.path_prefix.as_str().into(),
-        headers_to_add: headers_to_add(
-            &request.headers_to_add,
-            &here.field("HttpService", "authorization_request"),
-        )?,
-        allowed: names(config.allowed_headers.as_ref(), &at.field(MESSAGE, "allowed_headers"))?,
-        disallowed: names(config.disallowed_headers.as_ref(), &at.field(MESSAGE, "disallowed_headers"))?,
+        path,
+        headers_to_add: headers_to_add(&request.headers_to_add, &request_at)?,
         upstream: listed(response.allowed_upstream_headers.as_ref(), "allowed_upstream_headers")?,
         upstream_append: listed(
             response.allowed_upstream_headers_to_append.as_ref(),
@@ -222,47 +259,83 @@ pub(super) fn filter(config: &Any, lookup: Lookup<'_>, at: &At<'_>) -> Result<Ex
             response.allowed_client_headers_on_success.as_ref(),
             "allowed_client_headers_on_success",
         )?,
+    };
+    Ok((service, allowed))
+}
+
+pub(super) fn filter(config: &Any, lookup: Lookup<'_>, at: &At<'_>) -> Result<ExtAuthz, Fault> {
+    use pb::ext_authz::Services;
+    let config: pb::ExtAuthz = values::unpack(config, at)?;
+    if !(0..=2).contains(&config.transport_api_version) {
+        return Err(at.field(MESSAGE, "transport_api_version").violates(ENUM));
+    }
+    let (service, older) = match &config.services {
+        Some(Services::HttpService(own)) => service(own, &at.field(MESSAGE, "http_service"))?,
+        Some(Services::GrpcService(_)) => return Err(at.field(MESSAGE, "grpc_service").not_implemented()),
+        None => {
+            let reason = "no service is configured: who shall be asked?";
+            return Err(at.field(MESSAGE, "http_service").refuse(reason));
+        }
+    };
+    let allowed_at = at.field(MESSAGE, "allowed_headers");
+    let allowed = match &config.allowed_headers {
+        Some(_) if !older.0.is_empty() => {
+            return Err(allowed_at.refuse("Invalid duplicate configuration for allowed_headers."));
+        }
+        None => older,
+        own => names(own.as_ref(), &allowed_at)?,
+    };
+    let body_at = at.field(MESSAGE, "with_request_body");
+    Ok(ExtAuthz {
+        service,
+        allowed,
+        disallowed: names(config.disallowed_headers.as_ref(), &at.field(MESSAGE, "disallowed_headers"))?,
         failure_mode_allow: config.failure_mode_allow,
         failure_mode_allow_header_add: config.failure_mode_allow_header_add,
-        body: config
-            .with_request_body
-            .as_ref()
-            .map(|b| with_body(b, &at.field(MESSAGE, "with_request_body")))
-            .transpose()?,
+        body: config.with_request_body.as_ref().map(|b| with_body(b, &body_at)).transpose()?,
         status_on_error: status_on_error(&config, at)?,
+        denied_body_max: match config.max_denied_response_body_bytes {
+            0 => usize::MAX,
+            bytes => bytes as usize,
+        },
         clear_route_cache: config.clear_route_cache,
         charge_cluster: config.charge_cluster_response_stats.is_none_or(|c| c.value),
+        raw_headers: config.encode_raw_headers,
         enabled: Share(match &config.filter_enabled {
             Some(share) => {
                 Some(runtime_fraction(share, lookup.runtime, &at.field(MESSAGE, "filter_enabled"))?)
             }
             None => None,
         }),
-        deny_at_disable: Switch {
-            default: config
-                .deny_at_disable
-                .as_ref()
-                .and_then(|d| d.default_value.as_ref())
-                .is_some_and(|d| d.value),
-            key: config.deny_at_disable.as_ref().map_or("", |d| d.runtime_key.as_str()).into(),
-        },
+        deny_at_disable: deny_at_disable(&config, at)?,
         stat_prefix: config.stat_prefix.as_str().into(),
     })
 }
 
+fn deny_at_disable(config: &pb::ExtAuthz, at: &At<'_>) -> Result<Switch, Fault> {
+    let Some(flag) = &config.deny_at_disable else { return Ok(Switch { default: false, key: "".into() }) };
+    let Some(default) = &flag.default_value else {
+        let here = at.field(MESSAGE, "deny_at_disable");
+        return Err(here.field("RuntimeFeatureFlag", "default_value").violates("value is required"));
+    };
+    Ok(Switch { default: default.value, key: flag.runtime_key.as_str().into() })
+}
+
 fn status_on_error(config: &pb::ExtAuthz, at: &At<'_>) -> Result<u16, Fault> {
     let Some(status) = &config.status_on_error else { return Ok(403) };
+    let here = at.field(MESSAGE, "status_on_error");
+    let code = here.field("HttpStatus", "code");
     match u16::try_from(status.code) {
-        Ok(code @ 100..600) => Ok(code),
-        _ => {
-            let here = at.field(MESSAGE, "status_on_error");
-            let code = here.field("HttpStatus", "code");
-            Err(code.violates("value must be one of the defined enum values"))
-        }
+        Ok(0) => Err(code.violates("value must not be in list [Empty]")),
+        Ok(status) if StatusCode::try_from(i32::from(status)).is_err() => Err(code.violates(ENUM)),
+        Ok(100..200) => Err(code.refuse("an interim status ends no request")),
+        Ok(status) => Ok(status),
+        Err(_) => Err(code.violates(ENUM)),
     }
 }
 
 pub(super) fn on_route(config: &Any, at: &At<'_>) -> Result<OnRoute, Fault> {
+    use pb::check_settings::ServiceOverride;
     use pb::ext_authz_per_route::Override;
     let config: pb::ExtAuthzPerRoute = values::unpack(config, at)?;
     match &config.r#override {
@@ -278,7 +351,16 @@ pub(super) fn on_route(config: &Any, at: &At<'_>) -> Result<OnRoute, Fault> {
             let body_at = here.field("CheckSettings", "with_request_body");
             let body = settings.with_request_body.as_ref().map(|b| with_body(b, &body_at)).transpose()?;
             let without_body = settings.disable_request_body_buffering;
-            Ok(OnRoute { disabled: false, without_body, body })
+            let service = match &settings.service_override {
+                None => None,
+                Some(ServiceOverride::HttpService(own)) => {
+                    Some(Box::new(service(own, &here.field("CheckSettings", "http_service"))?.0))
+                }
+                Some(ServiceOverride::GrpcService(_)) => {
+                    return Err(here.field("CheckSettings", "grpc_service").not_implemented());
+                }
+            };
+            Ok(OnRoute { disabled: false, without_body, body, service })
         }
         None => Err(at.lacks("override")),
     }

@@ -707,7 +707,6 @@ impl<'c> Stream<'c> {
     /// Body bytes of the client, for the filters and for upstream.
     fn on_down_bytes(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
         self.info.downstream_wire_received += chunk.len() as u64;
-        let before = self.info.bytes_received;
         if self.upgrade {
             self.info.bytes_received += chunk.len() as u64;
             self.to_up.push(chunk);
@@ -732,8 +731,6 @@ impl<'c> Stream<'c> {
                     return self.request_over(trailers);
                 }
                 Err(error) => {
-                    //= envoy: what came with the fault was never passed on
-                    self.info.bytes_received = before;
                     self.body_refused(error);
                     return Ok(());
                 }

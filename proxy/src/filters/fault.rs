@@ -235,7 +235,7 @@ fn settings(config: &Any, at: &At<'_>) -> Result<Settings, Wrong> {
 impl Filter for Fault {
     const TYPE: &'static str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
     const ROUTE_TYPE: &'static str = Self::TYPE;
-    type Route = Settings;
+    type Route = Box<Settings>;
     type Local = Local;
     type Stream = State;
 
@@ -243,8 +243,8 @@ impl Filter for Fault {
         Ok(Fault { settings: settings(config, at)?, active: Arc::default() })
     }
 
-    fn compile_route(config: &Any, _: Lookup<'_>, at: &At<'_>) -> Result<Settings, Wrong> {
-        settings(config, at)
+    fn compile_route(config: &Any, _: Lookup<'_>, at: &At<'_>) -> Result<Box<Settings>, Wrong> {
+        settings(config, at).map(Box::new)
     }
 
     fn local(&self, place: &Place<'_>) -> Local {
@@ -260,7 +260,7 @@ impl Filter for Fault {
     }
 
     fn request_head(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
-        let settings = one.route.unwrap_or(&one.filter.settings);
+        let settings = one.route.map_or(&one.filter.settings, |own| own);
         if cx.answer.is_none() {
             if !settings.is_meant(cx) {
                 return Verdict::Continue;

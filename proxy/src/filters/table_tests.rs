@@ -15,7 +15,7 @@ use super::{Buffer, Call, Cx, Entry, ExtAuthz, Fault, Filter, Place, Target, com
 use crate::config::rejection::At;
 use crate::config::route::Lookup;
 use crate::config::runtime_values::{RuntimeValue, RuntimeValues};
-use crate::config::snapshot::ClusterNames;
+use crate::config::snapshot::{ClusterNames, Node};
 use crate::http::message::{Fields, Framing, HeaderId, RequestHead, ResponseHead};
 use crate::observe::info::StreamInfo;
 use crate::side_call::{Answer, Failure, SideResponse};
@@ -51,7 +51,16 @@ impl Bench {
     #[track_caller]
     fn check<F: Filter>(&self, config: &str, request: &str, answers: &[&str], expect: &str) {
         let entry = self.compile::<F>(config).expect("a good configuration");
-        let entries = local(&[entry], &Place { registry: &Arc::default(), shard: 0, manager: "main" });
+        let entries = local(
+            &[entry],
+            &Place {
+                registry: &Arc::default(),
+                shard: 0,
+                manager: "main",
+                server: &Arc::default(),
+                node: &Node::default(),
+            },
+        );
         let mut play = Play {
             run: Run::new(&entries, None, None),
             runtime: &self.runtime,

@@ -13,7 +13,6 @@ macro_rules! filters {
 
         /// What a route, or a level above it, says to a filter.
         #[derive(Debug)]
-        #[expect(clippy::large_enum_variant, reason = "each lies in an `Arc` of its own")]
         pub enum RouteConfig { $($(#[$meta])* $filter(<$filter as Filter>::Route),)* }
 
         #[derive(Debug)]

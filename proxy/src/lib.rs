@@ -18,6 +18,8 @@ pub mod route;
 pub mod server;
 pub mod shard;
 pub mod side_call;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod stats;
 pub mod stream;
 pub mod upstream;

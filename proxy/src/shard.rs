@@ -259,6 +259,8 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
         }
     }
     rt.clear_other_tasks();
+    // Otherwise the shard's runtime would wait for them in vain, for a second.
+    cx.clusters.iter().for_each(|cluster| cluster.close_idle());
     cx.logs.flush();
 }
 

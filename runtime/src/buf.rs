@@ -506,6 +506,11 @@ impl Group {
         true
     }
 
+    /// All buffers together, lent or free.
+    pub(crate) fn bytes(&self) -> usize {
+        self.blocks.borrow().len() * self.buffer_bytes
+    }
+
     /// The memory of a buffer, for a kernel that is to write it.
     pub(crate) fn memory_of(&self, id: u16) -> *mut u8 {
         // WHY: the address goes into the provided ring.

@@ -283,10 +283,14 @@ impl Runtime {
     /// Drops every task, and turns until the kernel has nothing of ours any more (at most a second).
     pub fn wind_down(&self) {
         let inner = &*self.rt.0;
-        inner.tasks.clear();
         inner.kernel.borrow_mut().stop_all();
         let end = inner.clock.source.monotonic() + Duration::from_secs(1);
         while inner.clock.source.monotonic() < end {
+            // What is dropped may start something, which goes too; then the queue names only the dead.
+            for _ in 0..limits::LAST_WORDS {
+                inner.tasks.clear();
+            }
+            inner.tasks.run_queued();
             let kernel = inner.kernel.borrow();
             if kernel.socks.in_use() == 0 && !kernel.accepting() {
                 return;
@@ -436,6 +440,26 @@ impl Rt {
     /// Sockets that are open or wait for the kernel's last word.
     pub fn sockets_in_use(&self) -> usize {
         self.0.kernel.borrow().socks.in_use()
+    }
+
+    /// Whether a task is there and not over.
+    pub fn is_live(&self, task: TaskId) -> bool {
+        self.0.tasks.is_live(task)
+    }
+
+    /// Buffers of the groups that chunks look into now.
+    pub fn buffers_lent(&self) -> usize {
+        self.groups(|group| group.lent.get())
+    }
+
+    /// Bytes of the groups' buffers, which the budget is charged with for good.
+    pub fn buffer_bytes(&self) -> usize {
+        self.groups(|group| group.bytes())
+    }
+
+    fn groups(&self, of: impl Fn(&Group) -> usize) -> usize {
+        let kernel = self.0.kernel.borrow();
+        [RecvClass::Small, RecvClass::Large].into_iter().map(|class| of(kernel.driver.group(class))).sum()
     }
 
     pub fn tasks_live(&self) -> usize {

@@ -37,6 +37,9 @@ pub const ACCEPT_PAUSE_MS: u64 = 100;
 pub const STARVED_PAUSE_MS: u64 = 10;
 /// Unread letters of control to one shard: each kind once, and again.
 pub const CONTROL_LETTERS: usize = 16;
+/// Generations of tasks that may be born of the dropping of others at the end of a shard: a request's end opens a
+/// connection for the next one, and that one's task starts nothing.
+pub const LAST_WORDS: usize = 3;
 /// The byte budget of a shard unless configured: all buffers come out of it.
 pub const BUDGET_BYTES: usize = 512 * 1024 * 1024;
 

@@ -56,6 +56,13 @@ impl Writer {
         Ok(Writer { jobs, stats, buffer_bytes })
     }
 
+    /// A writer without a thread: lines wait until they are taken.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn unwritten(buffer_bytes: usize) -> (Writer, Unwritten) {
+        let (jobs, inbox) = bounded(limits::LOG_BUFFERS_QUEUED);
+        (Writer { jobs, stats: Arc::default(), buffer_bytes }, Unwritten { inbox, lines: RefCell::default() })
+    }
+
     pub fn stats(&self) -> &Arc<WriterStats> {
         &self.stats
     }
@@ -77,6 +84,33 @@ impl Writer {
     pub fn flush(&self, patience: Duration) -> bool {
         let (done, wait) = bounded(1);
         self.jobs.send_timeout(Job::Flush(done), patience).is_ok() && wait.recv_timeout(patience).is_ok()
+    }
+}
+
+/// What shards handed over to a writer that has no thread.
+#[cfg(any(test, feature = "sim"))]
+#[derive(Debug)]
+pub struct Unwritten {
+    inbox: Receiver<Job>,
+    lines: RefCell<Vec<String>>,
+}
+
+#[cfg(any(test, feature = "sim"))]
+impl Unwritten {
+    /// Takes what waits, so that there is room again.
+    pub fn take(&self) {
+        while let Ok(job) = self.inbox.try_recv() {
+            if let Job::Write { bytes, .. } = job {
+                let text = String::from_utf8_lossy(&bytes);
+                self.lines.borrow_mut().extend(text.lines().map(str::to_owned));
+            }
+        }
+    }
+
+    /// Every line so far.
+    pub fn lines(&self) -> Vec<String> {
+        self.take();
+        self.lines.borrow().clone()
     }
 }
 

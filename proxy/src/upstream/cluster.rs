@@ -227,6 +227,11 @@ impl ClusterTwin {
         }
     }
 
+    /// Closes what is idle in its pools: a pool and its connections hold each other.
+    pub fn close_idle(&self) {
+        self.hosts.borrow().iter().for_each(|host| super::pool::close_idle(host));
+    }
+
     /// The endpoint for one attempt. `None`: there is none to choose.
     pub fn pick(&self) -> Option<Rc<Host>> {
         let hosts = self.hosts.borrow();

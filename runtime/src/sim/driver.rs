@@ -202,7 +202,11 @@ impl Sim {
         let end = self.end_of(fd);
         self.slots[at] = Slot { generation: id.generation, fd, open: true, end, ..Slot::default() };
         if let Some(end) = end {
-            self.world.0.network.borrow_mut().end(end).owner = Some((self.host, id));
+            let mut network = self.world.0.network.borrow_mut();
+            network.end(end).owner = Some((self.host, id));
+            for at in network.peek(end).arrivals() {
+                network.plan(self.host, at, Due::Look(id));
+            }
         }
     }
 

@@ -92,7 +92,8 @@ struct Inside {
     teller: RefCell<Option<Teller>>,
 }
 
-type Teller = Box<dyn Fn(&str)>;
+/// Hears each event as a line.
+pub type Teller = Box<dyn Fn(&str)>;
 
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -176,8 +177,8 @@ impl World {
     }
 
     /// Calls `say` with a line for each event from now on.
-    pub fn tell(&self, say: impl Fn(&str) + 'static) {
-        *self.0.teller.borrow_mut() = Some(Box::new(say));
+    pub fn tell(&self, say: Teller) {
+        *self.0.teller.borrow_mut() = Some(say);
     }
 
     /// Adds an event to the trace: of a host, of a kind, with up to two numbers.

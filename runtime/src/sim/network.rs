@@ -85,6 +85,12 @@ impl End {
         }
     }
 
+    /// When each thing that is on its way is there.
+    pub(super) fn arrivals(&self) -> Vec<Instant> {
+        let ends = self.fin.into_iter().chain(self.broken.map(|(at, _)| at));
+        self.coming.iter().map(|s| s.at).chain(ends).collect()
+    }
+
     /// Why a send fails.
     pub(super) fn send_error(&self, now: Instant) -> Option<NetError> {
         if self.shut {

@@ -65,11 +65,15 @@ pub fn load(source: &Source) -> Result<Loaded, LoadError> {
                 .to_owned(),
         ));
     }
-    let pool = descriptors();
+    load_with(&descriptors(), source)
+}
+
+/// The same with descriptors that the caller keeps.
+pub fn load_with(pool: &DescriptorPool, source: &Source) -> Result<Loaded, LoadError> {
     let mut message =
         DynamicMessage::new(pool.get_message_by_name(BOOTSTRAP).expect("in the descriptor set"));
     let unknown = if source.allow_unknown { Unknown::Skip } else { Unknown::Refuse };
-    let shaper = Shaper { pool: &pool, unknown, skipped: RefCell::default() };
+    let shaper = Shaper { pool, unknown, skipped: RefCell::default() };
     let mut places = Places::default();
     if !source.path.is_empty() {
         let (file, found) = decode(&source.path, read(&source.path)?, &shaper)?;

@@ -1,0 +1,357 @@
+//! The proxy on a simulated network: one seed draws a configuration, faults, clients and upstreams, and runs them.
+//!
+//! The shards are the real ones, on simulated drivers; what goes in and comes out is judged by [`ledger`], which
+//! knows only what the peers saw. One thread, no real clock, no real socket: a seed that fails fails again.
+
+mod client;
+pub mod draw;
+pub mod ledger;
+#[cfg(test)]
+mod tests;
+mod upstream;
+mod wire;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_reflect::DescriptorPool;
+use selvedge_runtime::sim::{Faults, Teller, World};
+use selvedge_runtime::{Config, Instant, MailSender, Runtime, SocketAddress, TaskId};
+
+use crate::access_log::sink::{Unwritten, Writer};
+use crate::args::DrainStrategy;
+use crate::config::bootstrap::{self, Source};
+use crate::config::snapshot::{self, Node, Snapshot};
+use crate::shard::{self, DrainPace, Letter, ListenerScopes, Parts, ServerShared};
+use crate::stats::scope::Registry;
+use crate::upstream::cluster::ClusterShared;
+use draw::Scenario;
+use ledger::Ledger;
+
+/// What came of one seed.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub seed: u64,
+    pub violations: Vec<String>,
+    /// Requests that clients began, and responses that they read.
+    pub requests: u64,
+    pub responses: u64,
+    /// A number of the run: two runs of one seed have the same.
+    pub trace: u64,
+    pub events: u64,
+}
+
+/// Steps of one seed before it is given up: the longest take a tenth.
+const STEPS_MAX: u64 = 20_000_000;
+/// How long after the last client everything must be still: beyond every idle time-out that is drawn.
+const REST: Duration = Duration::from_secs(200);
+
+/// Runs seeds; the descriptors of the configuration are decoded once.
+#[derive(Debug)]
+pub struct Simulator {
+    pool: DescriptorPool,
+}
+
+impl Default for Simulator {
+    fn default() -> Self {
+        Simulator { pool: bootstrap::descriptors() }
+    }
+}
+
+impl Simulator {
+    /// Runs one seed to its end. `tell` hears each event of the network.
+    pub fn run(&self, seed: u64, tell: Option<Teller>) -> Outcome {
+        let scenario = Rc::new(Scenario::new(seed));
+        let world = World::new(seed);
+        if let Some(tell) = tell {
+            world.tell(tell);
+        }
+        let ledger = Rc::new(Ledger::new(&scenario, &world));
+        match self.snapshot(&scenario) {
+            Ok(snapshot) => Run::new(&scenario, &world, &ledger, snapshot).play(),
+            Err(why) => ledger.violation(format!("the configuration does not compile: {why}")),
+        }
+        Outcome {
+            seed,
+            violations: ledger.violations(),
+            requests: ledger.requests_begun() as u64,
+            responses: ledger.responses.get(),
+            trace: world.trace(),
+            events: world.events(),
+        }
+    }
+
+    fn snapshot(&self, scenario: &Scenario) -> Result<Snapshot, String> {
+        let source = Source { yaml: scenario.bootstrap.clone(), ..Source::default() };
+        let loaded = bootstrap::load_with(&self.pool, &source).map_err(|e| e.0)?;
+        snapshot::compile(&loaded.bootstrap, Node::default()).map_err(|all| format!("{all:?}"))
+    }
+}
+
+/// A shard on its simulated host.
+struct Shard {
+    runtime: Runtime,
+    letters: MailSender<Letter>,
+    main: TaskId,
+    /// What it holds before the first connection.
+    tasks: usize,
+    /// It does nothing until then.
+    stalled: Cell<Instant>,
+}
+
+struct Run<'a> {
+    scenario: &'a Rc<Scenario>,
+    world: &'a World,
+    ledger: &'a Rc<Ledger>,
+    shards: Vec<Shard>,
+    peers: [Runtime; 2],
+    registry: Arc<Registry>,
+    log: Unwritten,
+    writer: Writer,
+    clients_done: Rc<Cell<usize>>,
+    steps: Cell<u64>,
+}
+
+fn host(world: &World, faults: Faults) -> Runtime {
+    let config = Config { seed: world.draw(u64::MAX), small_bufs: 16, large_bufs: 4, ..Config::default() };
+    Runtime::simulated(&config, world, faults).expect("the budget holds the first buffers")
+}
+
+fn address(text: &str, port: u16) -> SocketAddress {
+    SocketAddress::Ip((text.parse::<std::net::IpAddr>().expect("an address"), port).into())
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        scenario: &'a Rc<Scenario>,
+        world: &'a World,
+        ledger: &'a Rc<Ledger>,
+        snapshot: Snapshot,
+    ) -> Run<'a> {
+        let (snapshot, registry) = (Arc::new(snapshot), Arc::new(Registry::default()));
+        let (writer, log) = Writer::unwritten(4096);
+        let sockets = listening(scenario, world);
+        let clusters: Vec<_> = snapshot
+            .clusters
+            .iter()
+            .map(|c| Arc::new(ClusterShared::new(c, scenario.shards, &registry)))
+            .collect();
+        let scopes: Vec<_> =
+            snapshot.listeners.iter().map(|l| Arc::new(ListenerScopes::new(l, &registry))).collect();
+        let server = Arc::new(ServerShared::default());
+        let shards = sockets.into_iter().enumerate().map(|(number, socket)| {
+            let parts = Parts {
+                shard: number,
+                snapshot: Arc::clone(&snapshot),
+                server: Arc::clone(&server),
+                clusters: clusters.clone(),
+                scopes: scopes.clone(),
+                changes: Arc::default(),
+                sockets: vec![(0, socket)],
+                registry: Arc::clone(&registry),
+                writer: writer.clone(),
+                flush_interval: Duration::from_secs(1),
+                host_address: "10.1.0.1".to_owned(),
+                drain: DrainPace { strategy: DrainStrategy::Gradual, time_s: 5 },
+            };
+            start(world, scenario.faults.clone(), parts)
+        });
+        let shards = shards.collect();
+        // The peers' own network is as slow, and loses nothing by itself.
+        let calm = Faults { reset: 0, refuse: 0, hang: 0, no_descriptors: 0, ..scenario.faults.clone() };
+        let resets = Faults { reset: scenario.faults.reset, ..calm.clone() };
+        let peers = [host(world, resets), host(world, calm)];
+        let this = Run {
+            scenario,
+            world,
+            ledger,
+            shards,
+            peers,
+            registry,
+            log,
+            writer,
+            clients_done: Rc::default(),
+            steps: Cell::new(0),
+        };
+        this.start_peers();
+        this
+    }
+
+    fn start_peers(&self) {
+        let [clients, upstreams] = &self.peers;
+        let rt = upstreams.handle();
+        for (n, cluster) in self.scenario.clusters.iter().enumerate() {
+            for e in 0..cluster.endpoints {
+                let fd = self.world.listen(&address(&draw::endpoint(n, e), 80));
+                let listener = rt.adopt_listener(fd).expect("a listener");
+                let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
+                rt.spawn(upstream::serve(rt.clone(), listener, scenario, ledger));
+            }
+        }
+        let rt = clients.handle();
+        for number in 0..self.scenario.clients.len() {
+            let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
+            rt.spawn(client::run(rt.clone(), scenario, ledger, number, Rc::clone(&self.clients_done)));
+        }
+    }
+
+    /// Everything, from the first connection to the last byte of memory.
+    fn play(self) {
+        let quits = self.scenario.quits_at.map(|after| self.world.now() + after);
+        let clients = self.scenario.clients.len();
+        let done = self.drive(quits, || self.clients_done.get() == clients);
+        let quits_early = !done && quits.is_some_and(|at| self.world.now() >= at);
+        if !done && !quits_early {
+            return self.ledger.violation("it never comes to its end".to_owned());
+        }
+        if !quits_early {
+            if self.scenario.drains {
+                self.tell(|| Letter::Drain { inbound_only: false });
+            }
+            let rest = self.world.now() + REST;
+            self.drive(Some(rest), || false);
+            self.check_rest();
+        }
+        self.tell(|| Letter::Quit);
+        let end = self.world.now() + Duration::from_secs(10);
+        let gone = |s: &Shard| !s.runtime.handle().is_live(s.main);
+        if !self.drive(Some(end), || self.shards.iter().all(gone)) {
+            self.ledger.violation("a shard that was told to quit is there after ten seconds".to_owned());
+        }
+        self.check_accounts();
+        self.check_end();
+    }
+
+    fn tell(&self, letter: impl Fn() -> Letter) {
+        for shard in &self.shards {
+            assert!(shard.letters.send_control(letter()).is_ok(), "few letters");
+        }
+    }
+
+    /// Lets the hosts run, in an order that is drawn, until `done` or `until`. False: it was not done.
+    fn drive(&self, until: Option<Instant>, done: impl Fn() -> bool) -> bool {
+        while self.steps.get() < STEPS_MAX {
+            if done() {
+                return true;
+            }
+            if !self.scenario.log_stuck {
+                self.log.take();
+            }
+            let next = self.hosts().filter_map(|(host, free)| Some((host.next()?.max(free), host)));
+            let Some(first) = next.clone().map(|(at, _)| at).min() else { return false };
+            if until.is_some_and(|until| first >= until) {
+                self.world.advance_to(until.unwrap_or(first));
+                return false;
+            }
+            self.world.advance_to(first);
+            let ready = next.clone().filter(|(at, _)| *at <= self.world.now()).count();
+            let chosen = usize::try_from(self.world.draw(ready as u64)).unwrap_or(0);
+            if let Some((_, host)) = next.filter(|(at, _)| *at <= self.world.now()).nth(chosen) {
+                self.steps.set(self.steps.get() + 1);
+                host.step();
+                // Work takes time.
+                self.world.advance_to(self.world.now() + Duration::from_nanos(self.world.draw(20_000)));
+            }
+            self.disturb();
+        }
+        false
+    }
+
+    fn hosts(&self) -> impl Iterator<Item = (&Runtime, Instant)> + Clone {
+        let shards = self.shards.iter().map(|s| (&s.runtime, s.stalled.get()));
+        shards.chain(self.peers.iter().map(|p| (p, Instant(0))))
+    }
+
+    /// A shard stalls, the wall clock jumps: now and then.
+    fn disturb(&self) {
+        const RARELY: u32 = 65_536 / 2_000;
+        if self.scenario.stalls > 0 && self.world.chance(RARELY) {
+            let shard = usize::try_from(self.world.draw(self.shards.len() as u64)).unwrap_or(0);
+            let pause = Duration::from_micros(self.world.draw(30_000));
+            self.shards[shard].stalled.set(self.world.now() + pause);
+        }
+        if self.scenario.wall_jumps > 0 && self.world.chance(RARELY) {
+            let by = i64::try_from(self.world.draw(7_200_000_000_000)).unwrap_or(0) - 3_600_000_000_000;
+            self.world.jump_wall(by);
+        }
+    }
+
+    fn sum(&self, name: &str) -> u64 {
+        self.registry.rows(false).iter().filter(|r| r.name == name).map(|r| r.value).sum()
+    }
+
+    /// Nobody wants anything any more: what is left over is a leak.
+    fn check_rest(&self) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            let rt = shard.runtime.handle();
+            let left = [
+                ("sockets", rt.sockets_in_use(), 0),
+                ("tasks", rt.tasks_live(), shard.tasks),
+                ("lent buffers", rt.buffers_lent(), 0),
+                ("bytes of the budget", rt.budget().used() - rt.buffer_bytes(), 0),
+            ];
+            for (what, are, were) in left {
+                if are != were {
+                    self.ledger.violation(format!("shard {number} at rest: {are} {what}, at first {were}"));
+                }
+            }
+        }
+        for row in self.registry.rows(false) {
+            let active = row.name.ends_with("_active") || row.name.ends_with("_buffered");
+            if active && row.value != 0 {
+                self.ledger.violation(format!("at rest {} is {}", row.name, row.value));
+            }
+        }
+    }
+
+    fn check_accounts(&self) {
+        let lines = self.log.lines();
+        let dropped = self.writer.stats().lines_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let requests = self.sum("http.main.downstream_rq_total");
+        self.ledger.check_log(self.scenario, &lines, dropped, requests);
+        let (begun, over) =
+            (self.sum("http.main.downstream_cx_total"), self.sum("http.main.downstream_cx_destroy"));
+        if begun != over {
+            self.ledger.violation(format!("{begun} connections began, {over} ended"));
+        }
+        let panics: u64 = self.shards.iter().map(|s| s.runtime.handle().panics()).sum();
+        if panics > 0 {
+            self.ledger.violation(format!("{panics} panics"));
+        }
+    }
+
+    /// The shards are dropped: nothing may be with the kernel.
+    fn check_end(self) {
+        for (number, shard) in self.shards.into_iter().enumerate() {
+            let rt = shard.runtime.handle();
+            drop(shard.runtime);
+            if rt.sockets_in_use() > 0 {
+                let left = rt.sockets_in_use();
+                self.ledger.violation(format!("shard {number} ended with {left} sockets"));
+            }
+        }
+    }
+}
+
+/// A listening socket for each shard: their own, or shared.
+fn listening(scenario: &Scenario, world: &World) -> Vec<std::os::fd::OwnedFd> {
+    let at = address(draw::LISTENER, draw::PORT);
+    let first = world.listen(&at);
+    let mut all: Vec<_> = (1..scenario.shards)
+        .map(|_| if scenario.reuse_port { world.listen(&at) } else { world.share_listener(&first) })
+        .collect();
+    all.push(first);
+    all
+}
+
+fn start(world: &World, faults: Faults, parts: Parts) -> Shard {
+    let runtime = host(world, faults);
+    let rt = runtime.handle();
+    let (letters, receiver) = rt.mailbox(crate::limits::SHARD_LETTERS);
+    let main = rt.spawn(shard::run(rt.clone(), parts, receiver));
+    runtime.step();
+    let tasks = rt.tasks_live();
+    Shard { runtime, letters, main, tasks, stalled: Cell::new(Instant(0)) }
+}

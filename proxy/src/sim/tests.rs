@@ -1,0 +1,52 @@
+//! Seeds that once failed, fresh ones, and that one seed is one run.
+
+use super::Simulator;
+
+const KNOWN: &str = include_str!("seeds.txt");
+
+/// Fresh seeds of one test run; `selvedge-sim` runs as many as you like.
+const FRESH: u64 = 60;
+
+#[track_caller]
+fn check(simulator: &Simulator, seed: u64) -> u64 {
+    let outcome = simulator.run(seed, None);
+    assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
+    outcome.requests
+}
+
+fn known() -> Vec<u64> {
+    let lines = KNOWN.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines
+        .map(|line| {
+            let number = line.split(' ').next().and_then(|n| n.parse().ok());
+            number.unwrap_or_else(|| panic!("seeds.txt: {line:?} does not begin with a seed"))
+        })
+        .collect()
+}
+
+#[test]
+fn seeds_that_found_something_find_it_no_more() {
+    let simulator = Simulator::default();
+    let known = known();
+    assert!(!known.is_empty(), "seeds.txt names no seed");
+    let requests: u64 = known.into_iter().map(|seed| check(&simulator, seed)).sum();
+    assert!(requests > 0, "nothing was asked for");
+}
+
+#[test]
+fn fresh_seeds_find_nothing() {
+    let simulator = Simulator::default();
+    let first = selvedge_runtime::rng::seed() >> 16;
+    let requests: u64 = (first..first + FRESH).map(|seed| check(&simulator, seed)).sum();
+    assert!(requests > FRESH, "from seed {first} on only {requests} requests");
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let simulator = Simulator::default();
+    for seed in 0..8 {
+        let (first, again) = (simulator.run(seed, None), simulator.run(seed, None));
+        assert_eq!((first.trace, first.events), (again.trace, again.events), "seed {seed}");
+    }
+    assert_ne!(simulator.run(1, None).trace, simulator.run(2, None).trace);
+}

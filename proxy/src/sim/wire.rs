@@ -1,0 +1,223 @@
+//! HTTP/1.1 as the peers read it: a plain, strict reader of its own, which shares nothing with the proxy's.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use selvedge_runtime::{Chunk, NetError, Rt, Socket};
+
+use super::ledger::PATIENCE;
+
+/// Why reading ended before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stop {
+    /// The peer ended or reset the connection.
+    Gone,
+    /// Nothing came for longer than anything may take.
+    Stuck,
+    /// What came is no HTTP/1.1.
+    Bad(String),
+}
+
+/// A connection that is read by lines and pieces.
+#[derive(Debug)]
+pub struct Wire {
+    pub rt: Rt,
+    pub socket: Rc<Socket>,
+    unread: RefCell<VecDeque<u8>>,
+    pub slow: bool,
+    /// Bytes that came so far, and after how many this side leaves.
+    pub came: std::cell::Cell<u64>,
+    pub leaves_after: Option<u64>,
+    /// An upstream that has said more than it was asked.
+    pub ahead: std::cell::Cell<bool>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Head {
+    pub first: String,
+    pub fields: Vec<(String, String)>,
+}
+
+impl Head {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+    }
+
+    pub fn id(&self) -> Option<usize> {
+        self.get("x-id").and_then(|v| v.parse().ok())
+    }
+
+    /// How its body is framed: `Some(Ok(n))` by length, `Some(Err)` in chunks, `None` by neither.
+    pub fn framing(&self) -> Result<Option<Result<usize, ()>>, Stop> {
+        let lengths: Vec<_> = self.fields.iter().filter(|(n, _)| n == "content-length").collect();
+        let codings: Vec<_> = self.fields.iter().filter(|(n, _)| n == "transfer-encoding").collect();
+        match (&lengths[..], &codings[..]) {
+            ([], []) => Ok(None),
+            ([(_, value)], []) => {
+                let length = value.parse().map_err(|_| Stop::Bad(format!("content-length {value}")))?;
+                Ok(Some(Ok(length)))
+            }
+            ([], [(_, value)]) if value == "chunked" => Ok(Some(Err(()))),
+            _ => Err(Stop::Bad(format!("framed twice: {:?}", self.fields))),
+        }
+    }
+}
+
+impl Wire {
+    pub fn new(rt: &Rt, socket: Rc<Socket>) -> Wire {
+        Wire {
+            rt: rt.clone(),
+            socket,
+            unread: RefCell::default(),
+            slow: false,
+            came: std::cell::Cell::new(0),
+            leaves_after: None,
+            ahead: std::cell::Cell::new(false),
+        }
+    }
+
+    /// More bytes, or why not. The end of the stream is `Ok(false)`.
+    async fn more(&self) -> Result<bool, Stop> {
+        if self.slow {
+            self.socket.pause_recv();
+            self.rt.sleep(Duration::from_millis(20)).await;
+        }
+        let mut patience = self.rt.sleep(PATIENCE);
+        let came = poll_fn(|_| match self.socket.poll_recv() {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => patience.poll_due().map(|()| None),
+        })
+        .await;
+        match came {
+            None => Err(Stop::Stuck),
+            Some(Err(_)) => Err(Stop::Gone),
+            Some(Ok(None)) => Ok(false),
+            Some(Ok(Some(chunk))) => {
+                self.came.set(self.came.get() + chunk.len() as u64);
+                self.unread.borrow_mut().extend(chunk.iter());
+                if self.leaves_after.is_some_and(|after| self.came.get() > after) {
+                    return Err(Stop::Gone);
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// Waits until something is there; false: the stream ended.
+    pub async fn peek(&self) -> Result<bool, Stop> {
+        loop {
+            if !self.unread.borrow().is_empty() {
+                return Ok(true);
+            }
+            if !self.more().await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn line(&self) -> Result<String, Stop> {
+        loop {
+            let found = {
+                let mut unread = self.unread.borrow_mut();
+                let end =
+                    unread.iter().zip(unread.iter().skip(1)).position(|(a, b)| (*a, *b) == (b'\r', b'\n'));
+                end.map(|at| unread.drain(..at + 2).take(at).collect::<Vec<u8>>())
+            };
+            if let Some(line) = found {
+                let bare = line.iter().any(|b| *b < b' ' && *b != b'\t');
+                let text = String::from_utf8(line).map_err(|_| Stop::Bad("a line that is no text".into()))?;
+                return if bare { Err(Stop::Bad(format!("a control byte in {text:?}"))) } else { Ok(text) };
+            }
+            if self.unread.borrow().len() > 64 * 1024 {
+                return Err(Stop::Bad("a line without end".into()));
+            }
+            if !self.more().await? {
+                return Err(Stop::Gone);
+            }
+        }
+    }
+
+    /// A head: its first line, and its fields with names in lower case.
+    pub async fn head(&self) -> Result<Head, Stop> {
+        let mut head = Head { first: self.line().await?, fields: Vec::new() };
+        loop {
+            let line = self.line().await?;
+            if line.is_empty() {
+                return Ok(head);
+            }
+            let (name, value) =
+                line.split_once(':').ok_or_else(|| Stop::Bad(format!("{line:?} is no field")))?;
+            if name.is_empty() || name.contains([' ', '\t']) {
+                return Err(Stop::Bad(format!("{name:?} is no name")));
+            }
+            head.fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    /// At most `most` bytes that are there, at least one; empty: the stream ended.
+    pub async fn some(&self, most: usize) -> Result<Vec<u8>, Stop> {
+        if !self.peek().await? {
+            return Ok(Vec::new());
+        }
+        let mut unread = self.unread.borrow_mut();
+        let n = most.min(unread.len());
+        Ok(unread.drain(..n).collect())
+    }
+
+    /// Exactly `len` bytes, piece by piece; they are told with their place.
+    pub async fn exactly(&self, len: usize, from: usize, told: &dyn Fn(usize, &[u8])) -> Result<(), Stop> {
+        let mut left = len;
+        while left > 0 {
+            let piece = self.some(left).await?;
+            if piece.is_empty() {
+                return Err(Stop::Gone);
+            }
+            told(from + (len - left), &piece);
+            left -= piece.len();
+        }
+        Ok(())
+    }
+
+    /// A chunked body with its trailers; the answer is its length.
+    pub async fn chunked(&self, told: &dyn Fn(usize, &[u8])) -> Result<usize, Stop> {
+        let mut at = 0;
+        loop {
+            let line = self.line().await?;
+            let size =
+                usize::from_str_radix(&line, 16).map_err(|_| Stop::Bad(format!("chunk size {line:?}")))?;
+            if size == 0 {
+                while !self.line().await?.is_empty() {}
+                return Ok(at);
+            }
+            self.exactly(size, at, told).await?;
+            at += size;
+            if !self.line().await?.is_empty() {
+                return Err(Stop::Bad("a chunk that is longer than it said".into()));
+            }
+        }
+    }
+
+    /// Everything up to the end of the stream.
+    pub async fn to_end(&self, told: &dyn Fn(usize, &[u8])) -> Result<usize, Stop> {
+        let mut at = 0;
+        loop {
+            let piece = self.some(usize::MAX).await?;
+            if piece.is_empty() {
+                return Ok(at);
+            }
+            told(at, &piece);
+            at += piece.len();
+        }
+    }
+
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), NetError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.socket.send(Chunk::copy_from(bytes).into()).await
+    }
+}

@@ -129,10 +129,11 @@ impl Proxy {
             .collect()
     }
 
-    /// Waits until no connection is left of those that `scope` counts.
-    pub fn wait_for_none(&self, part: &str) -> Stats {
+    /// Waits until no connection is left of those that `part` counts; `close` ends what the peers hold meanwhile.
+    pub fn wait_for_none(&self, part: &str, close: impl Fn()) -> Stats {
         let by = Instant::now() + wire::STEP_MAX;
         loop {
+            close();
             let stats = self.stats();
             let counted = |name: &str| {
                 name.ends_with(part) && (name.starts_with("http.main.") || name.starts_with("cluster."))

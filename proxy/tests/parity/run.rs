@@ -247,10 +247,13 @@ impl Play<'_, '_> {
             }
         }
         self.wires.retain(|name, _| !name.starts_with('c'));
-        self.proxy().wait_for_none("downstream_cx_active");
+        self.proxy().wait_for_none("downstream_cx_active", || {});
         self.wires.clear();
         drop(unexpected);
-        self.proxy().wait_for_none("upstream_cx_active");
+        // A connection that was being made for a request that is gone comes late.
+        let Stage { proxy, peers, .. } = &*self.stage;
+        let proxy = proxy.as_ref().expect("a running proxy");
+        proxy.wait_for_none("upstream_cx_active", || drop(peers.unexpected()));
         for line in self.proxy().log_lines(log_lines) {
             let _ = writeln!(self.out, "log: {line}");
         }

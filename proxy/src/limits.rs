@@ -7,6 +7,7 @@ pub const LOG_BUFFER_KB_MAX: u32 = 1024;
 /// Room kept beyond it for the line that crosses it.
 pub const LOG_LINE_BYTES: usize = 4 * 1024;
 /// Buffers that wait for the writer thread: 64 MiB of lines at most.
+/// stat: `server.selvedge.access_log_lines_dropped`
 pub const LOG_BUFFERS_QUEUED: usize = 1024;
 /// Letters to one shard that it has not read, besides those of control: one says that endpoints have changed, and the
 /// next is due when it was read.
@@ -21,16 +22,18 @@ pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
 /// as much as reading a few small buffers.
 pub const LARGE_UPLOAD_BYTES: u64 = 256 * 1024;
 /// Interim responses before the final one: nobody needs more than a few, and each costs the reading of a head.
+/// envoy: none. stat: `cluster.<name>.upstream_cx_protocol_error`
 pub const INTERIM_RESPONSES: u32 = 32;
 /// Bytes of a body that one filter holds while it looks. envoy: per_connection_buffer_limit_bytes, 1 MiB
 pub const FILTER_HOLD_BYTES: usize = 1 << 20;
 /// Downstream clusters with fault statistics of their own: clients name them; the others share one name.
+/// envoy: none. stat: `http.<stat_prefix>.fault.overflow.delays_injected` and `aborts_injected`
 pub const FAULT_DOWNSTREAM_CLUSTERS: usize = 1024;
 /// Filters of one chain: the longest that are known in the wild have 30.
 pub const FILTERS_PER_CHAIN: usize = 128;
 /// Questions and pauses of one stream: one for each filter and way would be many (a guard against a loop).
 pub const CALLS_PER_STREAM: u32 = 1024;
-/// Bytes of the answer to a filter's question.
+/// Bytes of the answer to a filter's question: a reason for a refusal is short. stat: `ext_authz.error`
 pub const SIDE_CALL_BYTES: usize = 1 << 20;
 
 /// Depth of a configuration's tree: Envoy's own configurations stay below 40.
@@ -48,7 +51,7 @@ pub const SHARDS: u32 = 4096;
 /// Longest time that a shard may look for work before it sleeps, in microseconds: beyond it sleeping costs nothing.
 pub const SPIN_US: u32 = 100_000;
 
-/// Connections that the admin server serves at once: scrapers, probes and a few people.
+/// Connections that the admin server serves at once: scrapers, probes and a few people. envoy: none
 pub const ADMIN_CONNECTIONS: usize = 128;
 /// Bytes of an admin request's head. envoy: 60 KiB of headers; a filter of stats fits many times.
 pub const ADMIN_HEAD_BYTES: usize = 64 * 1024;

@@ -66,7 +66,7 @@ pub(super) fn run(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
 
 async fn control(core: &Arc<Core>, bound: Vec<Bound>) -> Result<(), String> {
     let mut signals = Signals::new().map_err(|e| format!("no signal handlers: {e}"))?;
-    let gauges = Arc::new(Gauges::new(&core.registry));
+    let gauges = Arc::new(Gauges::new(&core.registry, core.shards));
     gauges.begun(core);
     core.phase.store(INITIALIZING, Relaxed);
     let (commands, mut inbox) = mpsc::unbounded_channel();

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::control::Core;
 use crate::stats::block::Block;
-use crate::stats::names::{ClusterManager, Filesystem, ListenerManager, Runtime, Server, ServerHist};
+use crate::stats::names::{ClusterManager, Filesystem, ListenerManager, Runtime, Server, ServerHist, Shard};
 use crate::stats::scope::{Registry, ScopeName};
 
 #[derive(Debug)]
@@ -17,16 +17,19 @@ pub(super) struct Gauges {
     listeners: Arc<Block<ListenerManager>>,
     files: Arc<Block<Filesystem>>,
     runtime: Arc<Block<Runtime>>,
+    own: Arc<Block<Shard>>,
 }
 
 impl Gauges {
-    pub(super) fn new(registry: &Registry) -> Gauges {
+    /// A block of its own for what each of the `shards` counts in one too.
+    pub(super) fn new(registry: &Registry, shards: usize) -> Gauges {
         Gauges {
             server: registry.scope(ScopeName::new("server.", "server", &[])).block(0),
             clusters: registry.scope(ScopeName::new("cluster_manager.", "cluster_manager", &[])).block(0),
             listeners: registry.scope(ScopeName::new("listener_manager.", "listener_manager", &[])).block(0),
             files: registry.scope(ScopeName::new("filesystem.", "filesystem", &[])).block(0),
             runtime: registry.scope(ScopeName::new("runtime.", "runtime", &[])).block(0),
+            own: registry.scope(ScopeName::new("server.selvedge.", "server.selvedge", &[])).block(shards),
         }
     }
 
@@ -81,6 +84,7 @@ impl Gauges {
         self.files.set(Filesystem::WriteCompleted, files.write_completed.load(Relaxed));
         self.files.set(Filesystem::WriteFailed, files.write_failed.load(Relaxed));
         self.files.set(Filesystem::ReopenFailed, files.reopen_failed.load(Relaxed));
+        self.own.set(Shard::AccessLogLinesDropped, files.lines_dropped.load(Relaxed));
     }
 }
 

@@ -441,6 +441,7 @@ table! {
     Shard / ShardHist {
         counters [
         AcceptPauses = "accept_pauses",
+        AccessLogLinesDropped = "access_log_lines_dropped",
         LargeBuffersDry = "large_buffers_dry",
         Panics = "panics",
         SmallBuffersDry = "small_buffers_dry",

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::process::{ANY, Dir, GET, PATIENCE, Proxy, ask, bootstrap, drivers, listener, nowhere, until};
@@ -123,6 +124,32 @@ fn shards_share_the_work() {
         until("the end of the connections", || proxy.stat("listener.main.downstream_cx_active") == 0);
         assert!(served(0) > 0 && served(1) > 0, "{what}: it lives on");
     }
+}
+
+/// A pipe that nobody reads: requests are served all the same, and lines that find no room are counted.
+#[test]
+fn a_log_that_takes_nothing() {
+    const REQUESTS: u64 = 1_300;
+    let dir = Dir::new();
+    let path = dir.path("log.fifo");
+    assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+    let _never_reads = fs::OpenOptions::new().read(true).write(true).open(&path).expect("a pipe");
+    let stdout =
+        r#"{"@type": type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StdoutAccessLog}"#;
+    let file = format!(
+        r#"{{"@type": type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog, path: {path},
+             log_format: {{text_format_source: {{inline_string: "{}\n"}}}}}}"#,
+        "x".repeat(1100)
+    );
+    let main = listener("main", ANY, "").replace(stdout, &file);
+    let config = bootstrap("", &[main], nowhere());
+    let proxy = Proxy::start(&config, &["--concurrency", "1", "--file-flush-min-size-kb", "1"]);
+    let mut client = proxy.connect("main");
+    for _ in 0..REQUESTS {
+        assert_eq!(ask(&mut client, GET).expect("an answer").body, "hi");
+    }
+    let dropped = proxy.stat("server.selvedge.access_log_lines_dropped");
+    assert!((1..REQUESTS).contains(&dropped), "{dropped} of {REQUESTS} lines");
 }
 
 #[test]

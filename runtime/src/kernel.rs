@@ -12,6 +12,7 @@ use crate::buf::{Budget, Chunk, Chunks};
 use crate::driver::Driver;
 use crate::limits;
 use crate::listen;
+use crate::mutation::{Mutation, Planted};
 use crate::op::{Completion, ConnectState, NetError, RecvClass, RecvState, SockId, Socks};
 use crate::spin::Spin;
 use crate::task::{TaskId, Tasks};
@@ -50,10 +51,11 @@ pub(crate) struct Kernel {
     spin: Spin,
     /// Watched sockets to which something has come.
     noted: Vec<u32>,
+    planted: Planted,
 }
 
 impl Kernel {
-    pub(crate) fn new(driver: Driver, spin: Spin) -> Kernel {
+    pub(crate) fn new(driver: Driver, spin: Spin, planted: Planted) -> Kernel {
         Kernel {
             driver,
             socks: Socks::default(),
@@ -66,6 +68,7 @@ impl Kernel {
             sends: Vec::new(),
             spin,
             noted: Vec::new(),
+            planted,
         }
     }
 
@@ -150,6 +153,9 @@ impl Kernel {
         match result {
             Ok(Some(chunk)) => {
                 cx.counters.add(&cx.counters.recvs, 1);
+                if self.planted.is(Mutation::LeakedBuffer) && cx.counters.recvs.get().is_multiple_of(64) {
+                    Box::leak(Box::new(chunk.clone()));
+                }
                 sock.queue.push(chunk);
                 if sock.recv == RecvState::Armed && sock.queue.capacity() >= limits::RECV_CREDIT {
                     self.stop_recv(id, false);
@@ -195,7 +201,7 @@ impl Kernel {
         let sock = self.socks.at(id);
         match sock.recv {
             RecvState::Paused => self.arm(id, counters),
-            RecvState::Cancelling => sock.rearm = true,
+            RecvState::Cancelling => sock.rearm = !self.planted.is(Mutation::LostWake),
             RecvState::Armed => {}
         }
     }
@@ -307,6 +313,9 @@ impl Kernel {
         sock.queue = Chunks::new();
         let (sending, connecting) = (sock.sending.is_some(), sock.connect == ConnectState::Running);
         self.stop_recv(id, false);
+        if self.planted.is(Mutation::LateCompletion) {
+            self.socks.at(id).recv = RecvState::Paused;
+        }
         if sending {
             self.driver.cancel_send(id);
         }

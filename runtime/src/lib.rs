@@ -15,6 +15,7 @@ pub mod limits;
 pub mod listen;
 mod mailbox;
 pub mod memory;
+mod mutation;
 mod net;
 mod op;
 pub mod rng;
@@ -39,6 +40,7 @@ pub use buf::{BlockMut, Budget, Chunk, Chunks};
 pub use driver::{DriverChoice, DriverKind, DriverReport, StartError};
 pub use listen::{BindOptions, ConnectOptions, Keepalive};
 pub use mailbox::{Bell, Event, MailReceiver, MailSender};
+pub use mutation::{Mutation, Planted};
 pub use net::{Connect, Listener, Socket};
 pub use op::{NetError, RecvClass};
 pub use task::TaskId;
@@ -66,6 +68,8 @@ pub struct Config {
     pub pin: Option<usize>,
     pub small_bufs: usize,
     pub large_bufs: usize,
+    /// A bug that a test plants.
+    pub planted: Planted,
 }
 
 impl Default for Config {
@@ -78,6 +82,7 @@ impl Default for Config {
             pin: None,
             small_bufs: limits::SMALL_BUFS,
             large_bufs: limits::LARGE_BUFS,
+            planted: Planted::default(),
         }
     }
 }
@@ -113,6 +118,7 @@ pub(crate) struct Inner {
     budget: Budget,
     rng: Rng,
     bell: Bell,
+    planted: Planted,
 }
 
 impl fmt::Debug for Inner {
@@ -155,7 +161,13 @@ impl Runtime {
     ) -> Result<Runtime, StartError> {
         let source = Source::World(world.clone());
         Runtime::over(config, Spin::new(0), source, |(small, large), bell, _| {
-            let driver = sim::Sim::new(world, faults, Rc::clone(small), Rc::clone(large), bell.clone());
+            let driver = sim::Sim::new(
+                world,
+                faults,
+                (Rc::clone(small), Rc::clone(large)),
+                bell.clone(),
+                config.planted,
+            );
             Ok((Driver::Sim(driver), DriverReport { kind: DriverKind::Sim, reason: "simulated".to_owned() }))
         })
     }
@@ -188,12 +200,13 @@ impl Runtime {
         let inner = Inner {
             tasks: Tasks::default(),
             clock: Clock::new(source),
-            kernel: RefCell::new(Kernel::new(driver, spin)),
+            kernel: RefCell::new(Kernel::new(driver, spin, config.planted)),
             mail: Mail::default(),
             counters: Counters::default(),
             budget,
             rng: Rng::new(config.seed),
             bell,
+            planted: config.planted,
         };
         Ok(Runtime { rt: Rt(Rc::new(inner)), report })
     }
@@ -331,6 +344,12 @@ impl Rt {
     pub fn wall_at(&self, at: Instant) -> WallTime {
         let (now, wall) = (self.now().0, self.wall_now().0);
         WallTime(wall.saturating_add(at.0).saturating_sub(now))
+    }
+
+    /// Whether that bug is planted here.
+    #[inline]
+    pub fn planted(&self, mutation: Mutation) -> bool {
+        self.0.planted.is(mutation)
     }
 
     pub fn random(&self) -> u64 {

@@ -33,6 +33,8 @@ pub struct Scenario {
     /// The process ends in the middle of it, at that time from the start.
     pub quits_at: Option<Duration>,
     pub drains: bool,
+    /// Endpoints come and go, as names resolve to others.
+    pub churns: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -193,6 +195,7 @@ impl Scenario {
             log_stuck: draw.one_in(16),
             quits_at: (!calm && draw.one_in(8)).then(|| draw.micros(0..=2_000_000)),
             drains: draw.one_in(3),
+            churns: draw.one_in(3),
         }
     }
 }

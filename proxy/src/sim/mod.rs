@@ -12,13 +12,15 @@ mod upstream;
 mod wire;
 
 use std::cell::Cell;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost_reflect::DescriptorPool;
 use selvedge_runtime::sim::{Faults, Teller, World};
-use selvedge_runtime::{Config, Instant, MailSender, Runtime, SocketAddress, TaskId};
+use selvedge_runtime::{Config, Instant, MailSender, Planted, Runtime, SocketAddress, TaskId};
 
 use crate::access_log::sink::{Unwritten, Writer};
 use crate::args::DrainStrategy;
@@ -26,7 +28,9 @@ use crate::config::bootstrap::{self, Source};
 use crate::config::snapshot::{self, Node, Snapshot};
 use crate::shard::{self, DrainPace, Letter, ListenerScopes, Parts, ServerShared};
 use crate::stats::scope::Registry;
+use crate::upstream::changes::Changes;
 use crate::upstream::cluster::ClusterShared;
+use crate::upstream::endpoint::EndpointShared;
 use draw::Scenario;
 use ledger::Ledger;
 
@@ -44,7 +48,7 @@ pub struct Outcome {
 }
 
 /// Steps of one seed before it is given up: the longest take a tenth.
-const STEPS_MAX: u64 = 20_000_000;
+const STEPS_MAX: u64 = 600_000;
 /// How long after the last client everything must be still: beyond every idle time-out that is drawn.
 const REST: Duration = Duration::from_secs(200);
 
@@ -52,15 +56,23 @@ const REST: Duration = Duration::from_secs(200);
 #[derive(Debug)]
 pub struct Simulator {
     pool: DescriptorPool,
+    planted: Planted,
 }
 
 impl Default for Simulator {
     fn default() -> Self {
-        Simulator { pool: bootstrap::descriptors() }
+        Simulator { pool: bootstrap::descriptors(), planted: Planted::default() }
     }
 }
 
 impl Simulator {
+    /// A simulator whose shards have a planted bug.
+    #[cfg(any(test, feature = "mutations"))]
+    #[must_use]
+    pub fn planting(self, mutation: selvedge_runtime::Mutation) -> Simulator {
+        Simulator { planted: Planted::one(mutation), ..self }
+    }
+
     /// Runs one seed to its end. `tell` hears each event of the network.
     pub fn run(&self, seed: u64, tell: Option<Teller>) -> Outcome {
         let scenario = Rc::new(Scenario::new(seed));
@@ -70,7 +82,7 @@ impl Simulator {
         }
         let ledger = Rc::new(Ledger::new(&scenario, &world));
         match self.snapshot(&scenario) {
-            Ok(snapshot) => Run::new(&scenario, &world, &ledger, snapshot).play(),
+            Ok(snapshot) => Run::new(&scenario, &world, &ledger, snapshot, self.planted).play(),
             Err(why) => ledger.violation(format!("the configuration does not compile: {why}")),
         }
         Outcome {
@@ -94,12 +106,15 @@ impl Simulator {
 struct Shard {
     runtime: Runtime,
     letters: MailSender<Letter>,
+    changes: Arc<Changes>,
     main: TaskId,
     /// What it holds before the first connection.
     tasks: usize,
     /// It does nothing until then.
     stalled: Cell<Instant>,
 }
+
+type Endpoints = Arc<[Arc<EndpointShared>]>;
 
 struct Run<'a> {
     scenario: &'a Rc<Scenario>,
@@ -108,14 +123,19 @@ struct Run<'a> {
     shards: Vec<Shard>,
     peers: [Runtime; 2],
     registry: Arc<Registry>,
+    /// With all endpoints that they ever have.
+    clusters: Vec<(Arc<ClusterShared>, Endpoints)>,
     log: Unwritten,
     writer: Writer,
     clients_done: Rc<Cell<usize>>,
     steps: Cell<u64>,
+    /// A host panicked: it can be trusted with nothing, not even its end.
+    broken: Cell<bool>,
 }
 
-fn host(world: &World, faults: Faults) -> Runtime {
-    let config = Config { seed: world.draw(u64::MAX), small_bufs: 16, large_bufs: 4, ..Config::default() };
+fn host(world: &World, faults: Faults, planted: Planted) -> Runtime {
+    let config =
+        Config { seed: world.draw(u64::MAX), small_bufs: 16, large_bufs: 4, planted, ..Config::default() };
     Runtime::simulated(&config, world, faults).expect("the budget holds the first buffers")
 }
 
@@ -129,6 +149,7 @@ impl<'a> Run<'a> {
         world: &'a World,
         ledger: &'a Rc<Ledger>,
         snapshot: Snapshot,
+        planted: Planted,
     ) -> Run<'a> {
         let (snapshot, registry) = (Arc::new(snapshot), Arc::new(Registry::default()));
         let (writer, log) = Writer::unwritten(4096);
@@ -156,13 +177,13 @@ impl<'a> Run<'a> {
                 host_address: "10.1.0.1".to_owned(),
                 drain: DrainPace { strategy: DrainStrategy::Gradual, time_s: 5 },
             };
-            start(world, scenario.faults.clone(), parts)
+            start(world, scenario.faults.clone(), planted, parts)
         });
         let shards = shards.collect();
         // The peers' own network is as slow, and loses nothing by itself.
         let calm = Faults { reset: 0, refuse: 0, hang: 0, no_descriptors: 0, ..scenario.faults.clone() };
         let resets = Faults { reset: scenario.faults.reset, ..calm.clone() };
-        let peers = [host(world, resets), host(world, calm)];
+        let peers = [resets, calm].map(|faults| host(world, faults, Planted::default()));
         let this = Run {
             scenario,
             world,
@@ -170,10 +191,12 @@ impl<'a> Run<'a> {
             shards,
             peers,
             registry,
+            clusters: clusters.into_iter().map(|c| (Arc::clone(&c), c.endpoints())).collect(),
             log,
             writer,
             clients_done: Rc::default(),
             steps: Cell::new(0),
+            broken: Cell::new(false),
         };
         this.start_peers();
         this
@@ -199,10 +222,22 @@ impl<'a> Run<'a> {
 
     /// Everything, from the first connection to the last byte of memory.
     fn play(self) {
+        let this = ManuallyDrop::new(self);
+        this.live();
+        if !this.broken.get() {
+            ManuallyDrop::into_inner(this).check_end();
+        }
+    }
+
+    /// From the first connection to the last word of the shards.
+    fn live(&self) {
         let quits = self.scenario.quits_at.map(|after| self.world.now() + after);
         let clients = self.scenario.clients.len();
         let done = self.drive(quits, || self.clients_done.get() == clients);
         let quits_early = !done && quits.is_some_and(|at| self.world.now() >= at);
+        if self.broken.get() {
+            return;
+        }
         if !done && !quits_early {
             return self.ledger.violation("it never comes to its end".to_owned());
         }
@@ -221,7 +256,6 @@ impl<'a> Run<'a> {
             self.ledger.violation("a shard that was told to quit is there after ten seconds".to_owned());
         }
         self.check_accounts();
-        self.check_end();
     }
 
     fn tell(&self, letter: impl Fn() -> Letter) {
@@ -232,7 +266,7 @@ impl<'a> Run<'a> {
 
     /// Lets the hosts run, in an order that is drawn, until `done` or `until`. False: it was not done.
     fn drive(&self, until: Option<Instant>, done: impl Fn() -> bool) -> bool {
-        while self.steps.get() < STEPS_MAX {
+        while self.steps.get() < STEPS_MAX && !self.broken.get() {
             if done() {
                 return true;
             }
@@ -250,7 +284,12 @@ impl<'a> Run<'a> {
             let chosen = usize::try_from(self.world.draw(ready as u64)).unwrap_or(0);
             if let Some((_, host)) = next.filter(|(at, _)| *at <= self.world.now()).nth(chosen) {
                 self.steps.set(self.steps.get() + 1);
-                host.step();
+                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| host.step())) {
+                    let text = panic.downcast_ref::<String>().map_or("a panic", |text| text);
+                    self.ledger.violation(format!("the runtime of a host panicked: {text}"));
+                    self.broken.set(true);
+                    return false;
+                }
                 // Work takes time.
                 self.world.advance_to(self.world.now() + Duration::from_nanos(self.world.draw(20_000)));
             }
@@ -272,9 +311,26 @@ impl<'a> Run<'a> {
             let pause = Duration::from_micros(self.world.draw(30_000));
             self.shards[shard].stalled.set(self.world.now() + pause);
         }
+        if self.scenario.churns && self.world.chance(RARELY) {
+            self.change_endpoints();
+        }
         if self.scenario.wall_jumps > 0 && self.world.chance(RARELY) {
             let by = i64::try_from(self.world.draw(7_200_000_000_000)).unwrap_or(0) - 3_600_000_000_000;
             self.world.jump_wall(by);
+        }
+    }
+
+    /// A cluster has other endpoints: some of all, and at least one.
+    fn change_endpoints(&self) {
+        let number = usize::try_from(self.world.draw(self.clusters.len() as u64)).unwrap_or(0);
+        let (cluster, all) = &self.clusters[number];
+        let stays = usize::try_from(self.world.draw(all.len() as u64)).unwrap_or(0);
+        let kept = all.iter().enumerate().filter(|(n, _)| *n == stays || self.world.draw(2) == 0);
+        cluster.set_endpoints(kept.map(|(_, e)| Arc::clone(e)).collect());
+        for shard in &self.shards {
+            if shard.changes.note(number) && shard.letters.send(Letter::Endpoints).is_err() {
+                self.ledger.violation("no room for one letter".to_owned());
+            }
         }
     }
 
@@ -316,6 +372,12 @@ impl<'a> Run<'a> {
         if begun != over {
             self.ledger.violation(format!("{begun} connections began, {over} ended"));
         }
+        for (number, _) in self.shards.iter().enumerate() {
+            let dead = self.world.dead_sends(number);
+            if dead > 0 {
+                self.ledger.violation(format!("shard {number} sent {dead} times into what was long dead"));
+            }
+        }
         let panics: u64 = self.shards.iter().map(|s| s.runtime.handle().panics()).sum();
         if panics > 0 {
             self.ledger.violation(format!("{panics} panics"));
@@ -346,12 +408,13 @@ fn listening(scenario: &Scenario, world: &World) -> Vec<std::os::fd::OwnedFd> {
     all
 }
 
-fn start(world: &World, faults: Faults, parts: Parts) -> Shard {
-    let runtime = host(world, faults);
+fn start(world: &World, faults: Faults, planted: Planted, parts: Parts) -> Shard {
+    let runtime = host(world, faults, planted);
     let rt = runtime.handle();
     let (letters, receiver) = rt.mailbox(crate::limits::SHARD_LETTERS);
+    let changes = Arc::clone(&parts.changes);
     let main = rt.spawn(shard::run(rt.clone(), parts, receiver));
     runtime.step();
     let tasks = rt.tasks_live();
-    Shard { runtime, letters, main, tasks, stalled: Cell::new(Instant(0)) }
+    Shard { runtime, letters, changes, main, tasks, stalled: Cell::new(Instant(0)) }
 }

@@ -1,5 +1,7 @@
 //! Seeds that once failed, fresh ones, and that one seed is one run.
 
+use selvedge_runtime::Mutation;
+
 use super::Simulator;
 
 const KNOWN: &str = include_str!("seeds.txt");
@@ -49,4 +51,25 @@ fn one_seed_is_one_run() {
         assert_eq!((first.trace, first.events), (again.trace, again.events), "seed {seed}");
     }
     assert_ne!(simulator.run(1, None).trace, simulator.run(2, None).trace);
+}
+
+/// Each planted bug, and within how many seeds it must be found.
+const PLANTED: [(Mutation, u64); 5] = [
+    (Mutation::LostWake, 400),
+    (Mutation::DoubleCompletion, 50),
+    (Mutation::ShortChunk, 50),
+    (Mutation::LeakedBuffer, 50),
+    (Mutation::LateCompletion, 100),
+];
+
+#[test]
+fn planted_bugs_are_found() {
+    assert_eq!(PLANTED.map(|(mutation, _)| mutation), Mutation::ALL);
+    let mut late = Vec::new();
+    for (mutation, within) in PLANTED {
+        let simulator = Simulator::default().planting(mutation);
+        let found = (0..within).find(|seed| !simulator.run(*seed, None).violations.is_empty());
+        late.extend(found.is_none().then_some((mutation, within)));
+    }
+    assert!(late.is_empty(), "not found within so many seeds: {late:?}");
 }

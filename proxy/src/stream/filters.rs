@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use selvedge_runtime::{Chunk, Instant};
+use selvedge_runtime::{Chunk, Instant, Mutation};
 
 use super::{Cut, Reply, Stream};
 use crate::filters::chain::{Dir, Outcome, Run};
@@ -161,6 +161,10 @@ impl<'c> Stream<'c> {
                 self.drive_request()
             }
             _ => {
+                let mut data = data;
+                if self.conn.cx.rt.planted(Mutation::ShortChunk) && self.request_framing == Framing::Chunked {
+                    data.truncate(data.len() - 1);
+                }
                 encode::frame(self.request_framing, data, &mut self.to_up, self.conn.cx.rt.budget());
                 Ok(())
             }

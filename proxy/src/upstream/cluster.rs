@@ -214,16 +214,16 @@ impl ClusterTwin {
     pub fn take_endpoints(&self) {
         let list = self.shared.endpoints();
         let old = std::mem::take(&mut *self.hosts.borrow_mut());
-        let mut known: BTreeMap<_, _> = old.into_iter().map(|h| (Arc::as_ptr(&h.shared), h)).collect();
+        let mut known: BTreeMap<_, _> = old.iter().map(|h| (Arc::as_ptr(&h.shared), Rc::clone(h))).collect();
         let fresh: Vec<Rc<Host>> = list
             .iter()
             .map(|e| known.remove(&Arc::as_ptr(e)).unwrap_or_else(|| Rc::new(Host::new(e))))
             .collect();
         *self.balancer.borrow_mut() = balancer(self.config(), &list, &self.rt);
         *self.hosts.borrow_mut() = fresh;
-        for host in known.into_values() {
+        for host in old.iter().filter(|host| known.contains_key(&Arc::as_ptr(&host.shared))) {
             host.removed.set(true);
-            super::pool::close_idle(&host);
+            super::pool::close_idle(host);
         }
     }
 

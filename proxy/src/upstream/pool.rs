@@ -46,6 +46,11 @@ pub(super) struct Idle {
 }
 
 impl Idle {
+    /// Whether something has come to it: its end, or bytes that nobody asked for.
+    pub(super) fn is_dead(&self) -> bool {
+        self.conn.socket.has_event()
+    }
+
     /// Closes it for what has come to it: its end, or bytes that nobody asked for.
     pub(super) fn close(self) {
         match self.conn.socket.poll_recv() {
@@ -132,7 +137,7 @@ pub fn try_take(host: &Rc<Host>, priority: usize) -> Option<UpstreamConn> {
     loop {
         // envoy: the connection that was used last is used first
         let idle = host.pools[priority].borrow_mut().idle.pop()?;
-        if idle.conn.socket.has_event() {
+        if idle.is_dead() {
             idle.close();
             continue;
         }

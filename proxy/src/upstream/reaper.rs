@@ -134,7 +134,7 @@ impl Reaper {
             let entries = self.entries.borrow();
             let Some(Some(entry)) = entries.get(token as usize) else { return };
             entry.take(token, |idle| {
-                let dead = idle.conn.socket.has_event();
+                let dead = idle.is_dead();
                 if !dead {
                     // The receive was switched to other buffers: it is armed anew.
                     self.watch(&idle.conn);

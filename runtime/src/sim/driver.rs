@@ -17,9 +17,6 @@ use crate::mutation::{Mutation, Planted};
 use crate::op::{Completion, Fd, NetError, RecvClass, SockId};
 use crate::time::Instant;
 
-/// For so long the end of a connection must have been there before a send on it counts as one that should not be.
-const DEAD_FOR: Duration = Duration::from_secs(2);
-
 /// What happens at a host at its time.
 #[derive(Debug)]
 pub(super) enum Due {
@@ -293,9 +290,6 @@ impl Sim {
         let all = chunks.bytes();
         if network.peek(end.other()).closed {
             // It goes nowhere, and a reset comes back.
-            if network.peek(end).ended_before(now, DEAD_FOR) {
-                network.hosts[self.host].dead_sends += 1;
-            }
             let at = network.end(end).break_off(at, NetError::Reset);
             if let Some((host, id)) = network.peek(end).owner {
                 network.plan(host, at, Due::Look(id));

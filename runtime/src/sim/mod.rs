@@ -162,11 +162,6 @@ impl World {
         self.0.network.borrow_mut().share_listener(fd)
     }
 
-    /// Sends of a host, by its number, on connections whose end had come seconds before.
-    pub fn dead_sends(&self, host: usize) -> u64 {
-        self.0.network.borrow().hosts[host].dead_sends
-    }
-
     /// Connections that one of the two sides has not closed.
     pub fn connections(&self) -> usize {
         self.0.network.borrow().connections()

@@ -91,12 +91,6 @@ impl End {
         self.coming.iter().map(|s| s.at).chain(ends).collect()
     }
 
-    /// Whether its end was there that long ago.
-    pub(super) fn ended_before(&self, now: Instant, ago: std::time::Duration) -> bool {
-        let ended = self.fin.into_iter().chain(self.broken.map(|(at, _)| at)).min();
-        ended.is_some_and(|at| at + ago <= now)
-    }
-
     /// Why a send fails.
     pub(super) fn send_error(&self, now: Instant) -> Option<NetError> {
         if self.shut {
@@ -163,8 +157,6 @@ pub(super) struct Queue {
 pub(super) struct Host {
     pub(super) faults: Faults,
     pub(super) due: BTreeMap<(Instant, u64), Due>,
-    /// Sends on connections whose end had come long before.
-    pub(super) dead_sends: u64,
 }
 
 #[derive(Debug)]
@@ -195,7 +187,7 @@ impl Network {
     }
 
     pub(super) fn add_host(&mut self, faults: Faults) -> usize {
-        self.hosts.push(Host { faults, due: BTreeMap::new(), dead_sends: 0 });
+        self.hosts.push(Host { faults, due: BTreeMap::new() });
         self.hosts.len() - 1
     }
 

@@ -201,7 +201,7 @@ impl Kernel {
         let sock = self.socks.at(id);
         match sock.recv {
             RecvState::Paused => self.arm(id, counters),
-            RecvState::Cancelling => sock.rearm = !self.planted.is(Mutation::LostWake),
+            RecvState::Cancelling => sock.rearm = true,
             RecvState::Armed => {}
         }
     }

@@ -5,8 +5,6 @@
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
-    /// A receive that is wanted while its cancel runs is not armed again.
-    LostWake,
     /// The kernel's word on a send is heard twice.
     DoubleCompletion,
     /// A chunk is a byte shorter than its data.
@@ -18,13 +16,8 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 5] = [
-        Mutation::LostWake,
-        Mutation::DoubleCompletion,
-        Mutation::ShortChunk,
-        Mutation::LeakedBuffer,
-        Mutation::LateCompletion,
-    ];
+    pub const ALL: [Mutation; 4] =
+        [Mutation::DoubleCompletion, Mutation::ShortChunk, Mutation::LeakedBuffer, Mutation::LateCompletion];
 }
 
 /// The planted bug of a runtime, if any.

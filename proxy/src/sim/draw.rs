@@ -188,8 +188,7 @@ impl Scenario {
             clusters,
             clients,
             requests,
-            // A byte at a time, time-outs can end what nothing else disturbs.
-            calm: calm && !tiny,
+            calm,
             timeout: route_timeout.min(idle_timeout),
             stalls: if calm || draw.one_in(2) { 0 } else { 40 },
             wall_jumps: if draw.one_in(4) { 20 } else { 0 },

@@ -361,7 +361,7 @@ pub fn give(mut conn: UpstreamConn) {
         conn.cluster.stats.inc(Stat::UpstreamCxMaxDurationReached);
         return;
     }
-    if conn.host.removed.get() || conn.socket.has_event() {
+    if conn.socket.has_event() {
         conn.in_use.set(false);
         return;
     }
@@ -376,6 +376,10 @@ pub fn give(mut conn: UpstreamConn) {
         return;
     }
     conn.in_use.set(false);
+    // An endpoint that is gone serves who waits for it, and keeps nothing.
+    if host.removed.get() {
+        return;
+    }
     conn.socket.set_recv_class(RecvClass::Small);
     conn.cluster.reaper.watch(&conn);
     pool.borrow_mut().idle.push(Idle { conn, since: now });

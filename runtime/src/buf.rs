@@ -507,6 +507,7 @@ impl Group {
     }
 
     /// All buffers together, lent or free.
+    #[cfg(feature = "sim")]
     pub(crate) fn bytes(&self) -> usize {
         self.blocks.borrow().len() * self.buffer_bytes
     }

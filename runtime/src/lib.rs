@@ -462,20 +462,24 @@ impl Rt {
     }
 
     /// Whether a task is there and not over.
+    #[cfg(feature = "sim")]
     pub fn is_live(&self, task: TaskId) -> bool {
         self.0.tasks.is_live(task)
     }
 
     /// Buffers of the groups that chunks look into now.
+    #[cfg(feature = "sim")]
     pub fn buffers_lent(&self) -> usize {
         self.groups(|group| group.lent.get())
     }
 
     /// Bytes of the groups' buffers, which the budget is charged with for good.
+    #[cfg(feature = "sim")]
     pub fn buffer_bytes(&self) -> usize {
         self.groups(|group| group.bytes())
     }
 
+    #[cfg(feature = "sim")]
     fn groups(&self, of: impl Fn(&Group) -> usize) -> usize {
         let kernel = self.0.kernel.borrow();
         [RecvClass::Small, RecvClass::Large].into_iter().map(|class| of(kernel.driver.group(class))).sum()

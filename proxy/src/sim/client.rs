@@ -8,7 +8,7 @@ use selvedge_runtime::{ConnectOptions, Event, NetError, Rt, SocketAddress};
 
 use super::draw::{ConnectionPlan, Framing, LISTENER, PORT, Scenario};
 use super::ledger::{Ledger, Seen, body, has_body};
-use super::wire::{Stop, Wire};
+use super::wire::{Pieces, Stop, Wire};
 
 /// What writer and reader of one connection share.
 struct Shared {
@@ -108,26 +108,13 @@ async fn write_one(shared: &Shared, id: usize) -> Result<(), NetError> {
             shared.turn.wait().await;
         }
     }
-    let mut at = 0;
-    while at < request.body {
-        let n = request.piece.min(request.body - at);
-        let mut piece = Vec::new();
-        if request.framing == Framing::Chunked {
-            piece.extend_from_slice(format!("{n:x}\r\n").as_bytes());
-        }
-        piece.extend_from_slice(&body(id, false, at, n));
-        if request.framing == Framing::Chunked {
-            piece.extend_from_slice(b"\r\n");
-        }
-        at += n;
-        if at == request.body && request.framing == Framing::Length {
+    let pieces = Pieces { framing: request.framing, size: request.piece, pause: request.pause };
+    let last = || {
+        if request.framing == Framing::Length {
             shared.ledger.sent(id, wire.rt.now());
         }
-        wire.write(&piece).await?;
-        if !request.pause.is_zero() {
-            wire.rt.sleep(request.pause).await;
-        }
-    }
+    };
+    wire.write_body(&pieces, request.body, |at, n| body(id, false, at, n), last).await?;
     match request.framing {
         Framing::Chunked => {
             shared.ledger.sent(id, wire.rt.now());

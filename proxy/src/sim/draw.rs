@@ -73,7 +73,6 @@ pub struct RequestPlan {
     pub method: &'static str,
     pub framing: Framing,
     pub body: usize,
-    /// Bytes of one write.
     pub piece: usize,
     pub pause: Duration,
     pub expects_continue: bool,

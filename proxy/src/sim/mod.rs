@@ -47,7 +47,7 @@ pub struct Outcome {
     pub events: u64,
 }
 
-/// Steps of one seed before it is given up: the longest take a tenth.
+/// Steps of one seed before it is given up: beyond ten times what the longest has taken.
 const STEPS_MAX: u64 = 5_000_000;
 /// How long after the last client everything must be still: beyond every idle time-out that is drawn.
 const REST: Duration = Duration::from_secs(200);

@@ -6,7 +6,7 @@ use selvedge_runtime::{Listener, NetError, Rt, Socket};
 
 use super::draw::{Act, Answer, Framing, Scenario};
 use super::ledger::{Ledger, body, has_body};
-use super::wire::{Head, Stop, Wire};
+use super::wire::{Head, Pieces, Stop, Wire};
 
 pub async fn serve(rt: Rt, listener: Listener, scenario: Rc<Scenario>, ledger: Rc<Ledger>) {
     loop {
@@ -135,23 +135,8 @@ async fn say(
     wire.write(head.as_bytes()).await?;
     if has_body(method, answer.status, answer.framing) {
         let end = after.map_or(answer.body, |n| n.min(answer.body));
-        let mut at = 0;
-        while at < end {
-            let n = answer.piece.min(end - at);
-            let mut piece = Vec::new();
-            if answer.framing == Framing::Chunked {
-                piece.extend_from_slice(format!("{n:x}\r\n").as_bytes());
-            }
-            piece.extend_from_slice(&body(id, true, at, n));
-            if answer.framing == Framing::Chunked {
-                piece.extend_from_slice(b"\r\n");
-            }
-            wire.write(&piece).await?;
-            at += n;
-            if !answer.pause.is_zero() {
-                wire.rt.sleep(answer.pause).await;
-            }
-        }
+        let pieces = Pieces { framing: answer.framing, size: answer.piece, pause: answer.pause };
+        wire.write_body(&pieces, end, |at, n| body(id, true, at, n), || {}).await?;
         if after.is_some() {
             return Ok(false);
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use selvedge_runtime::{Chunk, NetError, Rt, Socket};
 
+use super::draw::Framing;
 use super::ledger::PATIENCE;
 
 /// Why reading ended before its time.
@@ -34,6 +35,16 @@ pub struct Wire {
     pub leaves_after: Option<u64>,
     /// An upstream that has said more than it was asked.
     pub ahead: std::cell::Cell<bool>,
+}
+
+/// How a body is written.
+#[derive(Debug, Clone, Copy)]
+pub struct Pieces {
+    pub framing: Framing,
+    /// Bytes of one write.
+    pub size: usize,
+    /// After each of them.
+    pub pause: Duration,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -212,6 +223,35 @@ impl Wire {
             told(at, &piece);
             at += piece.len();
         }
+    }
+
+    /// Writes `len` bytes of a body, which `bytes` makes, piece by piece; `last` is told before the last one.
+    /// What ends a chunked body is the caller's to write.
+    pub async fn write_body(
+        &self,
+        pieces: &Pieces,
+        len: usize,
+        bytes: impl Fn(usize, usize) -> Vec<u8>,
+        last: impl Fn(),
+    ) -> Result<(), NetError> {
+        let mut at = 0;
+        while at < len {
+            let n = pieces.size.min(len - at);
+            let mut piece = bytes(at, n);
+            if pieces.framing == Framing::Chunked {
+                piece.splice(0..0, format!("{n:x}\r\n").into_bytes());
+                piece.extend_from_slice(b"\r\n");
+            }
+            at += n;
+            if at == len {
+                last();
+            }
+            self.write(&piece).await?;
+            if !pieces.pause.is_zero() {
+                self.rt.sleep(pieces.pause).await;
+            }
+        }
+        Ok(())
     }
 
     pub async fn write(&self, bytes: &[u8]) -> Result<(), NetError> {

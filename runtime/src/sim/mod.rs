@@ -162,11 +162,6 @@ impl World {
         self.0.network.borrow_mut().share_listener(fd)
     }
 
-    /// Connections that one of the two sides has not closed.
-    pub fn connections(&self) -> usize {
-        self.0.network.borrow().connections()
-    }
-
     /// A number that tells two runs apart: of every event so far, in order, with lengths.
     pub fn trace(&self) -> u64 {
         self.0.trace.get()

@@ -310,8 +310,4 @@ impl Network {
         }
         Some(if reset { peer.break_off(at, NetError::Reset) } else { peer.end(at) })
     }
-
-    pub(super) fn connections(&self) -> usize {
-        self.ends.iter().flatten().count() / 2
-    }
 }

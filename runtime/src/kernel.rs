@@ -167,7 +167,7 @@ impl Kernel {
             Err(error) => sock.end = Some(Err(error)),
         }
         let sock = self.socks.at(id);
-        if !more && std::mem::take(&mut sock.rearm) {
+        if !more && std::mem::take(&mut sock.rearm) && !self.planted.is(Mutation::LostWake) {
             self.arm(id, cx.counters);
         }
         let sock = self.socks.at(id);

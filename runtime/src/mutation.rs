@@ -5,6 +5,8 @@
 /// A bug that can be planted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mutation {
+    /// A receive that was cancelled to go on with other buffers, or that is wanted again meanwhile, is not armed.
+    LostWake,
     /// The kernel's word on a send is heard twice.
     DoubleCompletion,
     /// A chunk is a byte shorter than its data.
@@ -16,8 +18,13 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 4] =
-        [Mutation::DoubleCompletion, Mutation::ShortChunk, Mutation::LeakedBuffer, Mutation::LateCompletion];
+    pub const ALL: [Mutation; 5] = [
+        Mutation::LostWake,
+        Mutation::DoubleCompletion,
+        Mutation::ShortChunk,
+        Mutation::LeakedBuffer,
+        Mutation::LateCompletion,
+    ];
 }
 
 /// The planted bug of a runtime, if any.

@@ -54,7 +54,8 @@ fn one_seed_is_one_run() {
 }
 
 /// Each planted bug, and within how many seeds it must be found.
-const PLANTED: [(Mutation, u64); 4] = [
+const PLANTED: [(Mutation, u64); 5] = [
+    (Mutation::LostWake, 600),
     (Mutation::DoubleCompletion, 50),
     (Mutation::ShortChunk, 50),
     (Mutation::LeakedBuffer, 50),

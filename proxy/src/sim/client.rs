@@ -114,7 +114,7 @@ async fn write_one(shared: &Shared, id: usize) -> Result<(), NetError> {
             shared.ledger.sent(id, wire.rt.now());
         }
     };
-    wire.write_body(&pieces, request.body, |at, n| body(id, false, at, n), last).await?;
+    wire.write_body(&pieces, request.body, |at, n, to| body(id, false, at, n, to), last).await?;
     match request.framing {
         Framing::Chunked => {
             shared.ledger.sent(id, wire.rt.now());

@@ -266,6 +266,7 @@ impl<'a> Run<'a> {
 
     /// Lets the hosts run, in an order that is drawn, until `done` or `until`. False: it was not done.
     fn drive(&self, until: Option<Instant>, done: impl Fn() -> bool) -> bool {
+        let mut next: Vec<(Instant, &Runtime)> = Vec::new();
         while self.steps.get() < STEPS_MAX && !self.broken.get() {
             if done() {
                 return true;
@@ -273,16 +274,17 @@ impl<'a> Run<'a> {
             if !self.scenario.log_stuck {
                 self.log.take();
             }
-            let next = self.hosts().filter_map(|(host, free)| Some((host.next()?.max(free), host)));
-            let Some(first) = next.clone().map(|(at, _)| at).min() else { return false };
+            next.clear();
+            next.extend(self.hosts().filter_map(|(host, free)| Some((host.next()?.max(free), host))));
+            let Some(first) = next.iter().map(|(at, _)| *at).min() else { return false };
             if until.is_some_and(|until| first >= until) {
                 self.world.advance_to(until.unwrap_or(first));
                 return false;
             }
             self.world.advance_to(first);
-            let ready = next.clone().filter(|(at, _)| *at <= self.world.now()).count();
-            let chosen = usize::try_from(self.world.draw(ready as u64)).unwrap_or(0);
-            if let Some((_, host)) = next.filter(|(at, _)| *at <= self.world.now()).nth(chosen) {
+            next.retain(|(at, _)| *at <= self.world.now());
+            let chosen = usize::try_from(self.world.draw(next.len() as u64)).unwrap_or(0);
+            if let Some((_, host)) = next.get(chosen) {
                 self.steps.set(self.steps.get() + 1);
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| host.step())) {
                     let text = panic.downcast_ref::<String>().map_or("a panic", |text| text);

@@ -136,7 +136,7 @@ async fn say(
     if has_body(method, answer.status, answer.framing) {
         let end = after.map_or(answer.body, |n| n.min(answer.body));
         let pieces = Pieces { framing: answer.framing, size: answer.piece, pause: answer.pause };
-        wire.write_body(&pieces, end, |at, n| body(id, true, at, n), || {}).await?;
+        wire.write_body(&pieces, end, |at, n, to| body(id, true, at, n, to), || {}).await?;
         if after.is_some() {
             return Ok(false);
         }

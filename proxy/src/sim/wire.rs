@@ -1,7 +1,6 @@
 //! HTTP/1.1 as the peers read it: a plain, strict reader of its own, which shares nothing with the proxy's.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
@@ -28,13 +27,35 @@ pub enum Stop {
 pub struct Wire {
     pub rt: Rt,
     pub socket: Rc<Socket>,
-    unread: RefCell<VecDeque<u8>>,
+    unread: RefCell<Unread>,
     pub slow: bool,
     /// Bytes that came so far, and after how many this side leaves.
     pub came: std::cell::Cell<u64>,
     pub leaves_after: Option<u64>,
     /// An upstream that has said more than it was asked.
     pub ahead: std::cell::Cell<bool>,
+}
+
+/// Bytes that came and were not looked at.
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: Vec<u8>,
+    /// Of them, those that were.
+    read: usize,
+}
+
+impl Unread {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.read..]
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.read += n;
+        if self.read == self.bytes.len() {
+            self.bytes.clear();
+            self.read = 0;
+        }
+    }
 }
 
 /// How a body is written.
@@ -109,7 +130,7 @@ impl Wire {
             Some(Ok(None)) => Ok(false),
             Some(Ok(Some(chunk))) => {
                 self.came.set(self.came.get() + chunk.len() as u64);
-                self.unread.borrow_mut().extend(chunk.iter());
+                self.unread.borrow_mut().bytes.extend_from_slice(&chunk);
                 if self.leaves_after.is_some_and(|after| self.came.get() > after) {
                     return Err(Stop::Gone);
                 }
@@ -121,7 +142,7 @@ impl Wire {
     /// Waits until something is there; false: the stream ended.
     pub async fn peek(&self) -> Result<bool, Stop> {
         loop {
-            if !self.unread.borrow().is_empty() {
+            if !self.unread.borrow().rest().is_empty() {
                 return Ok(true);
             }
             if !self.more().await? {
@@ -134,16 +155,19 @@ impl Wire {
         loop {
             let found = {
                 let mut unread = self.unread.borrow_mut();
-                let end =
-                    unread.iter().zip(unread.iter().skip(1)).position(|(a, b)| (*a, *b) == (b'\r', b'\n'));
-                end.map(|at| unread.drain(..at + 2).take(at).collect::<Vec<u8>>())
+                let end = unread.rest().windows(2).position(|two| two == b"\r\n");
+                end.map(|at| {
+                    let line = unread.rest()[..at].to_vec();
+                    unread.advance(at + 2);
+                    line
+                })
             };
             if let Some(line) = found {
                 let bare = line.iter().any(|b| *b < b' ' && *b != b'\t');
                 let text = String::from_utf8(line).map_err(|_| Stop::Bad("a line that is no text".into()))?;
                 return if bare { Err(Stop::Bad(format!("a control byte in {text:?}"))) } else { Ok(text) };
             }
-            if self.unread.borrow().len() > 64 * 1024 {
+            if self.unread.borrow().rest().len() > 64 * 1024 {
                 return Err(Stop::Bad("a line without end".into()));
             }
             if !self.more().await? {
@@ -169,26 +193,27 @@ impl Wire {
         }
     }
 
-    /// At most `most` bytes that are there, at least one; empty: the stream ended.
-    pub async fn some(&self, most: usize) -> Result<Vec<u8>, Stop> {
+    /// At most `most` bytes that are there are told: how many. 0: the stream ended.
+    async fn some(&self, most: usize, told: impl Fn(&[u8])) -> Result<usize, Stop> {
         if !self.peek().await? {
-            return Ok(Vec::new());
+            return Ok(0);
         }
         let mut unread = self.unread.borrow_mut();
-        let n = most.min(unread.len());
-        Ok(unread.drain(..n).collect())
+        let n = most.min(unread.rest().len());
+        told(&unread.rest()[..n]);
+        unread.advance(n);
+        Ok(n)
     }
 
     /// Exactly `len` bytes, piece by piece; they are told with their place.
     pub async fn exactly(&self, len: usize, from: usize, told: &dyn Fn(usize, &[u8])) -> Result<(), Stop> {
         let mut left = len;
         while left > 0 {
-            let piece = self.some(left).await?;
-            if piece.is_empty() {
+            let n = self.some(left, |piece| told(from + (len - left), piece)).await?;
+            if n == 0 {
                 return Err(Stop::Gone);
             }
-            told(from + (len - left), &piece);
-            left -= piece.len();
+            left -= n;
         }
         Ok(())
     }
@@ -216,30 +241,32 @@ impl Wire {
     pub async fn to_end(&self, told: &dyn Fn(usize, &[u8])) -> Result<usize, Stop> {
         let mut at = 0;
         loop {
-            let piece = self.some(usize::MAX).await?;
-            if piece.is_empty() {
+            let n = self.some(usize::MAX, |piece| told(at, piece)).await?;
+            if n == 0 {
                 return Ok(at);
             }
-            told(at, &piece);
-            at += piece.len();
+            at += n;
         }
     }
 
-    /// Writes `len` bytes of a body, which `bytes` makes, piece by piece; `last` is told before the last one.
+    /// Writes `len` bytes of a body, which `bytes` writes, piece by piece; `last` is told before the last one.
     /// What ends a chunked body is the caller's to write.
     pub async fn write_body(
         &self,
         pieces: &Pieces,
         len: usize,
-        bytes: impl Fn(usize, usize) -> Vec<u8>,
+        bytes: impl Fn(usize, usize, &mut Vec<u8>),
         last: impl Fn(),
     ) -> Result<(), NetError> {
         let mut at = 0;
         while at < len {
             let n = pieces.size.min(len - at);
-            let mut piece = bytes(at, n);
+            let mut piece = Vec::with_capacity(n + 16);
             if pieces.framing == Framing::Chunked {
-                piece.splice(0..0, format!("{n:x}\r\n").into_bytes());
+                piece.extend_from_slice(format!("{n:x}\r\n").as_bytes());
+            }
+            bytes(at, n, &mut piece);
+            if pieces.framing == Framing::Chunked {
                 piece.extend_from_slice(b"\r\n");
             }
             at += n;

@@ -305,8 +305,7 @@ impl Sim {
             return Ok(0);
         }
         let passing = peer.cut.map_or(n, |left| n.min(usize::try_from(left).unwrap_or(n)));
-        let bytes = chunks.iter().flat_map(|c| c.iter().copied()).take(passing);
-        let there = if passing > 0 { peer.give(bytes, at) } else { at };
+        let there = if passing > 0 { peer.give(chunks, passing, at) } else { at };
         let cut = peer.cut.as_mut().is_some_and(|left| {
             *left -= passing as u64;
             *left == 0
@@ -500,15 +499,17 @@ impl Sim {
         if n > 1 && self.chance(|f| f.short_read) {
             n = 1 + usize::try_from(self.world.draw(n as u64)).unwrap_or(0);
         }
-        let mut bytes = Vec::with_capacity(n);
         let mut network = self.world.0.network.borrow_mut();
+        let mut bytes = std::mem::take(&mut network.scratch);
+        bytes.clear();
         network.end(end).take(&mut bytes, n);
         if let Some((host, id)) = network.peek(end.other()).owner {
             let now = self.world.now();
             network.plan(host, now, Due::Send(id)); // there is room again
         }
-        drop(network);
         group.write(buffer, &bytes);
+        network.scratch = bytes;
+        drop(network);
         let more = !self.chance(|f| f.multishot_ends);
         (Ok(Some(group.lend(buffer, n))), more)
     }
@@ -519,7 +520,7 @@ impl Sim {
             return Some(self.now());
         }
         let network = self.world.0.network.borrow();
-        network.hosts[self.host].due.first_key_value().map(|((at, _), _)| *at)
+        network.hosts[self.host].due.peek().map(|planned| planned.at)
     }
 
     /// One turn: what is due is said. A wait moves the clock, since nobody else runs meanwhile.
@@ -564,7 +565,7 @@ impl Sim {
         let now = self.now();
         let mut network = self.world.0.network.borrow_mut();
         let due = &mut network.hosts[self.host].due;
-        let first = due.first_entry().filter(|e| e.key().0 <= now)?;
-        Some(first.remove())
+        let _now_is_its_time = due.peek().filter(|planned| planned.at <= now)?;
+        due.pop().map(|planned| planned.due)
     }
 }

@@ -178,12 +178,10 @@ impl World {
 
     /// Adds an event to the trace: of a host, of a kind, with up to two numbers.
     pub fn note(&self, host: usize, what: &'static str, a: u64, b: u64) {
-        let mut hash = self.0.trace.get();
-        let words = [self.now().0, host as u64, a, b];
-        for byte in what.bytes().chain(words.into_iter().flat_map(u64::to_le_bytes)) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-        self.0.trace.set(hash);
+        let word = what.bytes().fold(0u64, |word, byte| word.rotate_left(7) ^ u64::from(byte));
+        let words = [word, self.now().0, host as u64, a, b];
+        let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0.trace.set(words.into_iter().fold(self.0.trace.get(), mix));
         self.0.events.set(self.0.events.get() + 1);
         if let Some(say) = &*self.0.teller.borrow() {
             say(&format!("{:?} host {host} {what} {a} {b}", self.now()));

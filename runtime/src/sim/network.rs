@@ -3,13 +3,15 @@
 //! Knows no fault and draws nothing: `driver.rs` decides what happens, this keeps what is. A descriptor is a real
 //! one of /dev/null, so that the owners' types are the same as with a real kernel.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::Faults;
 use super::driver::Due;
 use crate::addr::SocketAddress;
+use crate::buf::Chunks;
 use crate::op::{Fd, NetError, SockId};
 use crate::time::Instant;
 
@@ -35,7 +37,9 @@ pub(super) enum Token {
 #[derive(Debug)]
 struct Segment {
     at: Instant,
-    bytes: VecDeque<u8>,
+    bytes: Vec<u8>,
+    /// Of them, those that were read.
+    read: usize,
 }
 
 /// What comes to one side, and what that side has done.
@@ -71,7 +75,8 @@ pub(super) enum Readable {
 impl End {
     /// What is there now.
     pub(super) fn look(&self, now: Instant) -> Readable {
-        let there: usize = self.coming.iter().take_while(|s| s.at <= now).map(|s| s.bytes.len()).sum();
+        let there: usize =
+            self.coming.iter().take_while(|s| s.at <= now).map(|s| s.bytes.len() - s.read).sum();
         if there > 0 {
             return Readable::Bytes(there);
         }
@@ -108,22 +113,27 @@ impl End {
         self.bytes -= n;
         while n > 0 {
             let first = self.coming.front_mut().expect("no more is taken than was seen");
-            let part = n.min(first.bytes.len());
-            into.extend(first.bytes.drain(..part));
+            let part = n.min(first.bytes.len() - first.read);
+            into.extend_from_slice(&first.bytes[first.read..first.read + part]);
+            first.read += part;
             n -= part;
-            if first.bytes.is_empty() {
+            if first.read == first.bytes.len() {
                 self.coming.pop_front();
             }
         }
     }
 
-    /// Bytes on their way; the answer is when they are there.
-    pub(super) fn give(&mut self, bytes: impl Iterator<Item = u8>, at: Instant) -> Instant {
+    /// The first `n` bytes of a send are on their way; the answer is when they are there.
+    pub(super) fn give(&mut self, chunks: &Chunks, n: usize, at: Instant) -> Instant {
         let at = at.max(self.last);
         self.last = at;
-        let bytes: VecDeque<u8> = bytes.collect();
-        self.bytes += bytes.len();
-        self.coming.push_back(Segment { at, bytes });
+        let mut bytes = Vec::with_capacity(n);
+        for chunk in chunks.iter() {
+            let part = chunk.len().min(n - bytes.len());
+            bytes.extend_from_slice(&chunk[..part]);
+        }
+        self.bytes += n;
+        self.coming.push_back(Segment { at, bytes, read: 0 });
         at
     }
 
@@ -156,8 +166,37 @@ pub(super) struct Queue {
 #[derive(Debug)]
 pub(super) struct Host {
     pub(super) faults: Faults,
-    pub(super) due: BTreeMap<(Instant, u64), Due>,
+    pub(super) due: BinaryHeap<Planned>,
 }
+
+/// What happens at a time; of one time, in the order in which it was planned.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) at: Instant,
+    number: u64,
+    pub(super) due: Due,
+}
+
+impl Ord for Planned {
+    /// The first one is the greatest, as the heap wants it.
+    fn cmp(&self, other: &Planned) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}
+
+impl PartialOrd for Planned {
+    fn partial_cmp(&self, other: &Planned) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Planned {
+    fn eq(&self, other: &Planned) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Planned {}
 
 #[derive(Debug)]
 pub(super) struct Network {
@@ -169,6 +208,8 @@ pub(super) struct Network {
     blank: OwnedFd,
     next_port: u16,
     next_due: u64,
+    /// Bytes between a connection and a buffer.
+    pub(super) scratch: Vec<u8>,
 }
 
 impl Network {
@@ -183,17 +224,18 @@ impl Network {
             blank,
             next_port: 10_000,
             next_due: 0,
+            scratch: Vec::new(),
         }
     }
 
     pub(super) fn add_host(&mut self, faults: Faults) -> usize {
-        self.hosts.push(Host { faults, due: BTreeMap::new() });
+        self.hosts.push(Host { faults, due: BinaryHeap::new() });
         self.hosts.len() - 1
     }
 
     pub(super) fn plan(&mut self, host: usize, at: Instant, due: Due) {
         self.next_due += 1;
-        self.hosts[host].due.insert((at, self.next_due), due);
+        self.hosts[host].due.push(Planned { at, number: self.next_due, due });
     }
 
     /// A new descriptor for a token.

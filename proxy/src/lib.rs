@@ -7,6 +7,7 @@ pub mod args;
 pub mod config;
 pub mod demo;
 pub mod downstream;
+pub mod epoch;
 pub mod filters;
 #[doc(hidden)]
 pub mod fuzz;
@@ -14,6 +15,7 @@ pub mod http;
 pub mod limits;
 pub mod log;
 pub mod observe;
+pub mod process;
 pub mod route;
 pub mod server;
 pub mod shard;

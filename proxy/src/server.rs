@@ -12,7 +12,9 @@
 )]
 
 mod control;
-mod gauges;
+pub(crate) mod gauges;
+pub(crate) mod machine;
+mod resolver;
 mod shards;
 #[cfg(test)]
 mod tests;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
-use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
+use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address, host_address};
 use selvedge_runtime::{SocketAddress, cpu};
 
 use crate::access_log::sink::Writer;
@@ -33,9 +35,8 @@ use crate::config::bootstrap::{self, Source};
 use crate::config::listener::{ListenAddress, Listener};
 use crate::config::snapshot::{self, Node, Snapshot};
 use crate::log;
-use crate::shard::{ListenerScopes, ServerShared};
-use crate::stats::scope::Registry;
-use crate::upstream::cluster::ClusterShared;
+use crate::process::{Pace, Process};
+use crate::shard::DrainPace;
 
 /// What was made of the configuration, before anything runs.
 #[derive(Debug)]
@@ -102,23 +103,20 @@ fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Boun
     let here =
         |reason: String| format!("error initializing configuration '{}': {reason}", options.config_path);
     let shards = shard_count(options);
-    let registry = Arc::new(Registry::default());
-    let clusters: Vec<_> =
-        plan.snapshot.clusters.iter().map(|c| Arc::new(ClusterShared::new(c, shards, &registry))).collect();
-    let scopes: Vec<_> =
-        plan.snapshot.listeners.iter().map(|l| Arc::new(ListenerScopes::new(l, &registry))).collect();
     let mut bound = Vec::new();
     for listener in &plan.snapshot.listeners {
         bound.push(bind(listener, shards).map_err(here)?);
     }
     let writer = Writer::start(options.file_flush_min_size_kb as usize * 1024)
         .map_err(|e| here(format!("no writer thread: {e}")))?;
+    let pace = Pace {
+        log_flush: options.file_flush_interval,
+        drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
+    };
+    let snapshot = Arc::clone(&plan.snapshot);
+    let process = Process::new(shards, snapshot, writer, pace, host_address().to_string());
     let core = Arc::new(control::Core {
-        registry,
-        clusters,
-        scopes,
-        writer,
-        server: Arc::new(ServerShared::default()),
+        process: Arc::new(process),
         listeners: plan
             .snapshot
             .listeners
@@ -127,8 +125,7 @@ fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Boun
             .map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone()))
             .collect(),
         started,
-        shards,
-        phase: Arc::new(AtomicU8::new(2)),
+        phase: Arc::new(AtomicU8::new(machine::PRE_INITIALIZING)),
         plan,
     });
     Ok((core, bound))

@@ -7,24 +7,25 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
 use selvedge_runtime::{Instant, MailReceiver, NetError, Rt, Socket};
 
 use crate::access_log::dates::http_date;
-use crate::access_log::sink::{LogId, ShardLogs, Writer};
+use crate::access_log::sink::{LogId, ShardLogs};
 use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
 use crate::config::listener::Listener;
 use crate::config::snapshot::Snapshot;
 use crate::downstream::{self, Conn};
+use crate::epoch::Epoch;
 use crate::filters::{self, LocalEntry};
 use crate::http::h1::head::HeadLimits;
+use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names;
 use crate::stats::scope::{Registry, Scope, ScopeName};
 use crate::upstream::changes::Changes;
-use crate::upstream::cluster::{ClusterSet, ClusterShared};
+use crate::upstream::cluster::ClusterSet;
 use crate::upstream::reaper::Reaper;
 
 /// What all threads share: live at once, outside any configuration.
@@ -75,7 +76,7 @@ impl ListenerScopes {
 }
 
 /// A letter to a shard.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Letter {
     /// Some clusters have new endpoints: see `Changes`.
     Endpoints,
@@ -91,17 +92,10 @@ pub enum Letter {
 #[derive(Debug)]
 pub struct Parts {
     pub shard: usize,
-    pub snapshot: Arc<Snapshot>,
-    pub server: Arc<ServerShared>,
-    pub clusters: Vec<Arc<ClusterShared>>,
-    pub scopes: Vec<Arc<ListenerScopes>>,
+    pub process: Arc<Process>,
+    pub epoch: Arc<Epoch>,
     /// Listening sockets, by listener.
     pub sockets: Vec<(usize, OwnedFd)>,
-    pub registry: Arc<Registry>,
-    pub writer: Writer,
-    pub flush_interval: Duration,
-    pub host_address: String,
-    pub drain: DrainPace,
     /// Written by the control thread.
     pub changes: Arc<Changes>,
 }
@@ -118,13 +112,12 @@ pub struct DrainPace {
 pub struct Cx {
     pub rt: Rt,
     pub server: Arc<ServerShared>,
+    pub process: Arc<Process>,
     pub snapshot: Arc<Snapshot>,
     pub clusters: ClusterSet,
     pub logs: ShardLogs,
-    pub host_address: String,
     date: RefCell<(u64, Vec<u8>)>,
     pub next_stream: Cell<u64>,
-    drain: DrainPace,
 }
 
 impl Cx {
@@ -161,14 +154,14 @@ pub struct ListenerTwin {
 
 impl ListenerTwin {
     fn new(parts: &Parts, at: usize, logs: &ShardLogs) -> ListenerTwin {
-        let config = Arc::clone(&parts.snapshot.listeners[at]);
-        let (scopes, hcm) = (&parts.scopes[at], Arc::clone(&config.hcm));
+        let config = Arc::clone(&parts.epoch.snapshot.listeners[at]);
+        let (scopes, hcm) = (&parts.epoch.scopes[at], Arc::clone(&config.hcm));
         let place = filters::Place {
-            registry: &parts.registry,
+            registry: &parts.process.registry,
             shard: parts.shard,
             manager: &hcm.stat_prefix,
-            server: &parts.server,
-            node: &parts.snapshot.node,
+            server: &parts.process.server,
+            node: &parts.epoch.snapshot.node,
         };
         let filters = filters::local(&hcm.filters, &place);
         let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
@@ -182,7 +175,7 @@ impl ListenerTwin {
                 underscores: hcm.underscores,
             },
             stats: scopes.listener.block(parts.shard),
-            worker: ListenerScopes::worker(&config, &parts.registry, parts.shard),
+            worker: ListenerScopes::worker(&config, &parts.process.registry, parts.shard),
             http: scopes.http.block(parts.shard),
             http1: scopes.http1.block(parts.shard),
             listener_http: scopes.listener_http.block(parts.shard),
@@ -203,7 +196,7 @@ impl ListenerTwin {
         }
         let Some(begun) = self.drain_begun.get() else { return false };
         let elapsed_s = cx.rt.now().since(begun).as_secs();
-        let DrainPace { strategy, time_s } = cx.drain;
+        let DrainPace { strategy, time_s } = cx.process.pace.drain;
         //= envoy: --drain-strategy gradual: a share of the responses that reaches all of them at half of the time
         strategy == DrainStrategy::Immediate || elapsed_s >= time_s || cx.rt.random() % time_s < 2 * elapsed_s
     }
@@ -212,19 +205,19 @@ impl ListenerTwin {
 /// The life of a shard: until it is told to quit.
 pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     let reaper = Rc::new(Reaper::default());
-    let logs = ShardLogs::new(parts.writer.clone());
-    let twins: Vec<Rc<ListenerTwin>> =
-        (0..parts.snapshot.listeners.len()).map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs))).collect();
+    let logs = ShardLogs::new(parts.process.writer.clone());
+    let twins: Vec<Rc<ListenerTwin>> = (0..parts.epoch.snapshot.listeners.len())
+        .map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs)))
+        .collect();
     let cx = Rc::new(Cx {
         rt: rt.clone(),
-        clusters: ClusterSet::new(&parts.clusters, parts.shard, &rt, &reaper),
+        clusters: ClusterSet::new(&parts.epoch.clusters, parts.shard, &rt, &reaper),
         logs,
-        server: parts.server,
-        snapshot: parts.snapshot,
-        host_address: parts.host_address,
+        server: Arc::clone(&parts.process.server),
+        snapshot: Arc::clone(&parts.epoch.snapshot),
+        process: parts.process,
         date: RefCell::default(),
         next_stream: Cell::new(rt.random()),
-        drain: parts.drain,
     });
     reaper.start(&rt);
     let mut accepting = Vec::new();
@@ -235,7 +228,7 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     let flusher = Rc::clone(&cx);
     rt.spawn(async move {
         loop {
-            flusher.rt.sleep(parts.flush_interval).await;
+            flusher.rt.sleep(flusher.process.pace.log_flush).await;
             flusher.rt.contain(|| flusher.logs.flush());
         }
     });
@@ -323,6 +316,7 @@ mod tests {
 
     use std::io::Read;
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
     use selvedge_runtime::{Config, DriverChoice, Runtime, SocketAddress};

@@ -81,8 +81,35 @@ fn pure_rooms_stay_pure() {
     assert!(wrong.is_empty(), "pure rooms take bytes and `now`, and give values:\n{}", wrong.join("\n"));
 }
 
+/// Files that decide for the control thread without its hands: inputs and `now` in, outputs out.
+const WITHOUT_HANDS: &[&str] = &["server/machine.rs", "upstream/dns.rs"];
+const HANDS: &[&str] = &[
+    "tokio",
+    "hyper",
+    "hickory",
+    "std::fs",
+    "std::thread",
+    "std::time::Instant",
+    "log::",
+    ".await",
+    "async fn",
+];
+
+#[test]
+fn the_control_machine_has_no_hands() {
+    let mut wrong = Vec::new();
+    for name in WITHOUT_HANDS {
+        let text = fs::read_to_string(root().join("proxy/src").join(name)).expect("a source file");
+        for (number, line) in code_lines(&text) {
+            wrong
+                .extend(HANDS.iter().filter(|w| line.contains(**w)).map(|w| format!("{name}:{number}: {w}")));
+        }
+    }
+    assert!(wrong.is_empty(), "the simulator drives the same machine:\n{}", wrong.join("\n"));
+}
+
 /// Only the control side may use tokio and hyper.
-const CONTROL: &[&str] = &["admin/", "server.rs", "server/", "demo.rs", "upstream/dns.rs"];
+const CONTROL: &[&str] = &["admin/", "server.rs", "server/", "demo.rs"];
 
 #[test]
 fn data_path_knows_no_tokio() {

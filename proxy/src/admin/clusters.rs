@@ -19,7 +19,8 @@ pub(super) fn clusters(admin: &Admin, query: &Query) -> Reply {
         Ok(filter) => filter,
         Err(_) => return Reply::error(400, "Invalid re2 regex"),
     };
-    let all = admin.state.clusters.iter();
+    let epoch = admin.state.process.epoch();
+    let all = epoch.clusters.iter();
     let shown = all.filter(|c| filter.as_ref().is_none_or(|f| f.is_match(c.config.name.as_bytes())));
     if query.get("format") == Some("json") {
         let statuses: Vec<Value> = shown.map(|c| status(c)).collect();

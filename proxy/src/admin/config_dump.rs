@@ -197,7 +197,7 @@ const MANAGER: &str = ".http_connection_manager.v3.HttpConnectionManager";
 /// The endpoints in use, names resolved.
 fn endpoints(admin: &Admin, wanted: &dyn Fn(&str) -> bool) -> dump::EndpointsConfigDump {
     let mut out = dump::EndpointsConfigDump::default();
-    for cluster in admin.state.clusters.iter().filter(|c| wanted(&c.config.name)) {
+    for cluster in admin.state.process.epoch().clusters.iter().filter(|c| wanted(&c.config.name)) {
         let endpoint_config = Some(packed(&assignment(cluster)));
         out.static_endpoint_configs
             .push(dump::endpoints_config_dump::StaticEndpointConfig { endpoint_config, last_updated: None });

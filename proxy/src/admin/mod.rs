@@ -33,9 +33,9 @@ use selvedge_runtime::SocketAddress;
 use crate::access_log::sink::Writer;
 use crate::args::Options;
 use crate::config::snapshot::Snapshot;
+use crate::process::Process;
 use crate::shard::ServerShared;
 use crate::stats::scope::Registry;
-use crate::upstream::cluster::ClusterShared;
 use query::Query;
 use reply::Reply;
 
@@ -48,9 +48,9 @@ pub struct AdminState {
     pub snapshot: Arc<Snapshot>,
     /// The wire form of the bootstrap.
     pub bootstrap_bytes: Arc<[u8]>,
+    pub process: Arc<Process>,
     pub registry: Arc<Registry>,
     pub server: Arc<ServerShared>,
-    pub clusters: Vec<Arc<ClusterShared>>,
     /// Name and bound addresses.
     pub listeners: Vec<(Arc<str>, Vec<SocketAddress>)>,
     pub phase: Arc<AtomicU8>,

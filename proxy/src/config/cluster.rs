@@ -85,7 +85,7 @@ pub struct DnsOptions {
     pub wait_for_warm: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DnsFamily {
     Auto,
     V4Only,

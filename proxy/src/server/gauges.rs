@@ -5,38 +5,47 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use selvedge_runtime::Instant;
+
 use super::control::Core;
+use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names::{ClusterManager, Filesystem, ListenerManager, Runtime, Server, ServerHist, Shard};
-use crate::stats::scope::{Registry, ScopeName};
+use crate::stats::scope::ScopeName;
 
 #[derive(Debug)]
-pub(super) struct Gauges {
+pub(crate) struct Gauges {
     server: Arc<Block<Server>>,
     clusters: Arc<Block<ClusterManager>>,
     listeners: Arc<Block<ListenerManager>>,
     files: Arc<Block<Filesystem>>,
     runtime: Arc<Block<Runtime>>,
     own: Arc<Block<Shard>>,
+    shards: u64,
 }
 
 impl Gauges {
-    /// A block of its own for what each of the `shards` counts in one too.
-    pub(super) fn new(registry: &Registry, shards: usize) -> Gauges {
+    pub(crate) fn new(process: &Process) -> Gauges {
+        let registry = &process.registry;
         Gauges {
             server: registry.scope(ScopeName::new("server.", "server", &[])).block(0),
             clusters: registry.scope(ScopeName::new("cluster_manager.", "cluster_manager", &[])).block(0),
             listeners: registry.scope(ScopeName::new("listener_manager.", "listener_manager", &[])).block(0),
             files: registry.scope(ScopeName::new("filesystem.", "filesystem", &[])).block(0),
             runtime: registry.scope(ScopeName::new("runtime.", "runtime", &[])).block(0),
-            own: registry.scope(ScopeName::new("server.selvedge.", "server.selvedge", &[])).block(shards),
+            // Each shard counts in one of its own.
+            own: registry
+                .scope(ScopeName::new("server.selvedge.", "server.selvedge", &[]))
+                .block(process.shards),
+            shards: process.shards as u64,
         }
     }
 
     /// What never changes after the start.
     pub(super) fn begun(&self, core: &Core) {
-        let (clusters, listeners) = (core.clusters.len() as u64, core.listeners.len() as u64);
-        self.server.set(Server::Concurrency, core.shards as u64);
+        let epoch = core.process.epoch();
+        let (clusters, listeners) = (epoch.clusters.len() as u64, core.listeners.len() as u64);
+        self.server.set(Server::Concurrency, self.shards);
         // The number that Envoy 1.40 shows: the first bytes of its commit.
         self.server.set(Server::Version, u64::from(crate::version::REVISION_NUMBER));
         self.server.set(Server::StaticUnknownFields, core.plan.unknown_fields as u64);
@@ -54,13 +63,11 @@ impl Gauges {
         self.runtime.set(Runtime::NumKeys, keys.len() as u64);
     }
 
-    /// The shards accept.
-    pub(super) fn live(&self, core: &Core) {
-        let listeners = core.listeners.len() as u64 * core.shards as u64;
-        self.listeners.set(ListenerManager::ListenerCreateSuccess, listeners);
+    /// The shards accept, so long after the start.
+    pub(super) fn live(&self, listeners: usize, now: Instant) {
+        self.listeners.set(ListenerManager::ListenerCreateSuccess, listeners as u64 * self.shards);
         self.listeners.set(ListenerManager::WorkersStarted, 1);
-        let took = u64::try_from(core.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.server.record(ServerHist::InitializationTimeMs, took);
+        self.server.record(ServerHist::InitializationTimeMs, now.millis_since(Instant(0)));
     }
 
     /// Listeners take no more connections.
@@ -72,15 +79,15 @@ impl Gauges {
     pub(super) fn refresh(&self, core: &Core) {
         let state = core.state();
         self.server.set(Server::Uptime, core.started.elapsed().as_secs());
-        self.server.set(Server::Live, u64::from(state == super::control::LIVE));
+        self.server.set(Server::Live, u64::from(state == super::machine::LIVE));
         self.server.set(Server::State, u64::from(state));
-        self.server.set(Server::TotalConnections, core.server.connections.load(Relaxed));
-        core.clusters.iter().for_each(|c| c.show_breakers());
+        self.server.set(Server::TotalConnections, core.process.server.connections.load(Relaxed));
+        core.process.epoch().clusters.iter().for_each(|c| c.show_breakers());
         let (physical, heap) = memory();
         self.server.set(Server::MemoryAllocated, heap);
         self.server.set(Server::MemoryHeapSize, heap);
         self.server.set(Server::MemoryPhysicalSize, physical);
-        let files = core.writer.stats();
+        let files = core.process.writer.stats();
         self.files.set(Filesystem::WriteCompleted, files.write_completed.load(Relaxed));
         self.files.set(Filesystem::WriteFailed, files.write_failed.load(Relaxed));
         self.files.set(Filesystem::ReopenFailed, files.reopen_failed.load(Relaxed));

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
-use selvedge_runtime::listen::host_address;
 use selvedge_runtime::{Config, DriverKind, DriverReport, MailSender, Rt, Runtime, cpu};
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::Bound;
 use super::control::Core;
+use super::machine::Input;
 use crate::limits;
-use crate::shard::{self, DrainPace, Letter, Parts};
+use crate::shard::{self, Letter, Parts};
 use crate::stats::block::Block;
 use crate::stats::names::Shard as Stat;
 use crate::stats::scope::ScopeName;
@@ -23,7 +24,6 @@ use crate::upstream::changes::Changes;
 pub(super) struct Shard {
     pub(super) letters: MailSender<Letter>,
     pub(super) driver: DriverReport,
-    pub(super) changes: Arc<Changes>,
     pub(super) thread: JoinHandle<()>,
 }
 
@@ -36,35 +36,37 @@ impl Shard {
     }
 }
 
-/// Starts all shards; each owns its sockets from here on.
-pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, String> {
-    let mut sockets: Vec<Vec<(usize, OwnedFd)>> = (0..core.shards).map(|_| Vec::new()).collect();
+/// Tells the control thread that a shard's thread has ended, whatever it ended of.
+struct Ended(usize, UnboundedSender<Input>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _the_process_ends_too = self.1.send(Input::ShardEnded(self.0));
+    }
+}
+
+/// Starts all shards; each owns its sockets from here on. `changes` gives what each shall look at.
+pub(super) fn start(
+    core: &Arc<Core>,
+    bound: Vec<Bound>,
+    changes: impl Fn(usize) -> Arc<Changes>,
+    ended: &UnboundedSender<Input>,
+) -> Result<Vec<Shard>, String> {
+    let count = core.process.shards;
+    let mut sockets: Vec<Vec<(usize, OwnedFd)>> = (0..count).map(|_| Vec::new()).collect();
     for (listener, bound) in bound.into_iter().enumerate() {
         for (shard, own) in bound.sockets.into_iter().enumerate() {
             sockets[shard].extend(own.into_iter().map(|fd| (listener, fd)));
         }
     }
-    let host = host_address().to_string();
     // Only a process that has the machine to itself stays on its cores: many small ones would meet on the first.
-    let cores = Some(cpu::allowed_cores()).filter(|cores| cores.len() == core.shards && core.shards > 1);
+    let cores = Some(cpu::allowed_cores()).filter(|cores| cores.len() == count && count > 1);
     let mut shards = Vec::new();
     for (number, sockets) in sockets.into_iter().enumerate() {
         let options = &core.plan.options;
-        let changes = Arc::new(Changes::default());
-        let parts = Parts {
-            shard: number,
-            snapshot: Arc::clone(&core.plan.snapshot),
-            server: Arc::clone(&core.server),
-            clusters: core.clusters.clone(),
-            scopes: core.scopes.clone(),
-            sockets,
-            registry: Arc::clone(&core.registry),
-            writer: core.writer.clone(),
-            flush_interval: options.file_flush_interval,
-            host_address: host.clone(),
-            drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
-            changes: Arc::clone(&changes),
-        };
+        let process = Arc::clone(&core.process);
+        let epoch = process.epoch();
+        let parts = Parts { shard: number, process, epoch, sockets, changes: changes(number) };
         let config = Config {
             driver: options.driver,
             spin_us: options.spin_us,
@@ -72,13 +74,17 @@ pub(super) fn start(core: &Arc<Core>, bound: Vec<Bound>) -> Result<Vec<Shard>, S
             ..Config::default()
         };
         let (ready, started) = bounded(1);
+        let told = ended.clone();
         let thread = std::thread::Builder::new()
             .name(format!("wrk:worker_{number}"))
-            .spawn(move || run(&config, parts, &ready))
+            .spawn(move || {
+                let _at_the_end = Ended(number, told);
+                run(&config, parts, &ready);
+            })
             .map_err(|e| format!("no thread for shard {number}: {e}"))?;
         let answer = started.recv().map_err(|_| format!("shard {number} ended at its start"))?;
         let (letters, driver) = answer.map_err(|e| format!("shard {number} cannot start: {e}"))?;
-        shards.push(Shard { letters, driver, changes, thread });
+        shards.push(Shard { letters, driver, thread });
     }
     Ok(shards)
 }
@@ -94,8 +100,11 @@ fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
         }
     };
     let rt = runtime.handle();
-    let stats =
-        parts.registry.scope(ScopeName::new("server.selvedge.", "server.selvedge", &[])).block(parts.shard);
+    let stats = parts
+        .process
+        .registry
+        .scope(ScopeName::new("server.selvedge.", "server.selvedge", &[]))
+        .block(parts.shard);
     let on_ring = runtime.driver().kind == DriverKind::Uring;
     stats.inc(if on_ring { Stat::ShardsOnIoUring } else { Stat::ShardsOnEpoll });
     tell_numbers(&rt, stats);

@@ -14,6 +14,8 @@ use prost::Message;
 
 use super::*;
 use crate::config::endpoint::{ConfiguredHealth, Endpoint, EndpointTarget, LocalityEndpoints};
+use crate::shard::Letter;
+use crate::upstream::changes::Changes;
 use crate::upstream::endpoint::EndpointShared;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,6 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Started shards; they end with the test.
 struct Server {
     core: Arc<control::Core>,
+    changes: Vec<Arc<Changes>>,
     shards: Vec<shards::Shard>,
 }
 
@@ -36,8 +39,10 @@ impl Server {
             plan.snapshot = Arc::new(snapshot::compile(&config, Node::default()).expect("compiles"));
         }
         let (core, bound) = prepare(plan, Instant::now()).expect("bound");
-        match shards::start(&core, bound) {
-            Ok(shards) => Some(Server { core, shards }),
+        let changes: Vec<Arc<Changes>> = (0..core.process.shards).map(|_| Arc::default()).collect();
+        let (ended, _nobody_asks) = tokio::sync::mpsc::unbounded_channel();
+        match shards::start(&core, bound, |n| Arc::clone(&changes[n]), &ended) {
+            Ok(shards) => Some(Server { core, changes, shards }),
             Err(error) => {
                 eprintln!("SKIPPED on {driver}: {error}");
                 assert!(std::env::var_os("SELVEDGE_REQUIRE_PEERS").is_none(), "a driver is missing: {error}");
@@ -54,7 +59,7 @@ impl Server {
     }
 
     fn stat(&self, name: &str) -> u64 {
-        let rows = self.core.registry.rows(false);
+        let rows = self.core.process.registry.rows(false);
         rows.iter().find(|r| r.name == name).unwrap_or_else(|| panic!("no stat {name}")).value
     }
 
@@ -66,10 +71,17 @@ impl Server {
         }
     }
 
+    /// As the control machine does when a cluster has other endpoints.
+    fn tell(&self, cluster: usize) {
+        for (shard, changes) in self.shards.iter().zip(&self.changes) {
+            assert!(!changes.note(cluster) || shard.letters.send(Letter::Endpoints).is_ok(), "a full box");
+        }
+    }
+
     fn end(self) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(control::end(self.shards));
-        assert!(self.core.writer.flush(PATIENCE));
+        assert!(self.core.process.writer.flush(PATIENCE));
     }
 }
 
@@ -229,8 +241,13 @@ fn panicking_requests(driver: &str) {
         ] {
             assert_eq!(server.stat(gauge), 0, "{driver} {hook}: {gauge}");
         }
-        assert_eq!(server.core.clusters[0].breakers.get(0, crate::upstream::breaker::Limit::Requests), 0);
-        assert_eq!(server.core.server.connections.load(Relaxed), 1, "{driver} {hook}");
+        assert_eq!(
+            server.core.process.epoch().clusters[0]
+                .breakers
+                .get(0, crate::upstream::breaker::Limit::Requests),
+            0
+        );
+        assert_eq!(server.core.process.server.connections.load(Relaxed), 1, "{driver} {hook}");
         assert_eq!(server.stat("http.main.downstream_rq_total"), 7, "{driver} {hook}");
         server.end();
         let lines = std::fs::read_to_string(&log).expect("an access log");
@@ -247,14 +264,14 @@ fn no_change_of_endpoints_is_lost() {
     let (old, new) = (upstream("old"), upstream("new"));
     for driver in ["epoll", "uring"] {
         let Some(server) = Server::start(driver, "2", &yaml(old, "/dev/null"), None) else { return };
-        let locality = server.core.clusters[0].config.endpoints[0].clone();
+        let locality = server.core.process.epoch().clusters[0].config.endpoints[0].clone();
         for _ in 0..20_000 {
             // Every list is another one, so that every change is one.
-            server.core.clusters[0].set_endpoints([endpoint(old, &locality)].into());
-            control::tell(&server.shards, 0);
+            server.core.process.epoch().clusters[0].set_endpoints([endpoint(old, &locality)].into());
+            server.tell(0);
         }
-        server.core.clusters[0].set_endpoints([endpoint(new, &locality)].into());
-        control::tell(&server.shards, 0);
+        server.core.process.epoch().clusters[0].set_endpoints([endpoint(new, &locality)].into());
+        server.tell(0);
         let by = Instant::now() + PATIENCE;
         let mut shards_on_new = 0;
         while shards_on_new < 20 {

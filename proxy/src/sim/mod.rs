@@ -4,6 +4,7 @@
 //! knows only what the peers saw. One thread, no real clock, no real socket: a seed that fails fails again.
 
 mod client;
+mod control;
 pub mod draw;
 pub mod ledger;
 #[cfg(test)]
@@ -23,14 +24,16 @@ use selvedge_runtime::sim::{Faults, Teller, World};
 use selvedge_runtime::{Config, Instant, MailSender, Planted, Runtime, SocketAddress, TaskId};
 
 use crate::access_log::sink::{Unwritten, Writer};
+use crate::admin::Command;
 use crate::args::DrainStrategy;
 use crate::config::bootstrap::{self, Source};
 use crate::config::snapshot::{self, Node, Snapshot};
-use crate::shard::{self, DrainPace, Letter, ListenerScopes, Parts, ServerShared};
-use crate::stats::scope::Registry;
-use crate::upstream::changes::Changes;
+use crate::process::{Pace, Process};
+use crate::server::machine::Input;
+use crate::shard::{self, DrainPace, Letter, Parts};
 use crate::upstream::cluster::ClusterShared;
 use crate::upstream::endpoint::EndpointShared;
+use control::Control;
 use draw::Scenario;
 use ledger::Ledger;
 
@@ -105,13 +108,39 @@ impl Simulator {
 /// A shard on its simulated host.
 struct Shard {
     runtime: Runtime,
-    letters: MailSender<Letter>,
-    changes: Arc<Changes>,
     main: TaskId,
     /// What it holds before the first connection.
     tasks: usize,
     /// It does nothing until then.
     stalled: Cell<Instant>,
+}
+
+/// Whoever takes steps.
+#[derive(Clone, Copy)]
+enum Host<'a> {
+    Shard(&'a Shard),
+    Peer(&'a Runtime),
+    Control(&'a Control),
+}
+
+impl Host<'_> {
+    /// When it has something to do. `None`: not before another has done something.
+    fn next(self) -> Option<Instant> {
+        match self {
+            Host::Shard(shard) => Some(shard.runtime.next()?.max(shard.stalled.get())),
+            Host::Peer(runtime) => runtime.next(),
+            Host::Control(control) => control.next(),
+        }
+    }
+
+    fn step(self) {
+        match self {
+            Host::Shard(Shard { runtime, .. }) | Host::Peer(runtime) => {
+                runtime.step();
+            }
+            Host::Control(control) => control.step(),
+        }
+    }
 }
 
 type Endpoints = Arc<[Arc<EndpointShared>]>;
@@ -120,13 +149,13 @@ struct Run<'a> {
     scenario: &'a Rc<Scenario>,
     world: &'a World,
     ledger: &'a Rc<Ledger>,
+    control: Control,
     shards: Vec<Shard>,
     peers: [Runtime; 2],
-    registry: Arc<Registry>,
+    process: Arc<Process>,
     /// With all endpoints that they ever have.
     clusters: Vec<(Arc<ClusterShared>, Endpoints)>,
     log: Unwritten,
-    writer: Writer,
     clients_done: Rc<Cell<usize>>,
     steps: Cell<u64>,
     /// A host panicked: it can be trusted with nothing, not even its end.
@@ -151,35 +180,23 @@ impl<'a> Run<'a> {
         snapshot: Snapshot,
         planted: Planted,
     ) -> Run<'a> {
-        let (snapshot, registry) = (Arc::new(snapshot), Arc::new(Registry::default()));
         let (writer, log) = Writer::unwritten(4096);
         let sockets = listening(scenario, world);
-        let clusters: Vec<_> = snapshot
-            .clusters
-            .iter()
-            .map(|c| Arc::new(ClusterShared::new(c, scenario.shards, &registry)))
-            .collect();
-        let scopes: Vec<_> =
-            snapshot.listeners.iter().map(|l| Arc::new(ListenerScopes::new(l, &registry))).collect();
-        let server = Arc::new(ServerShared::default());
-        let shards = sockets.into_iter().enumerate().map(|(number, socket)| {
-            let parts = Parts {
-                shard: number,
-                snapshot: Arc::clone(&snapshot),
-                server: Arc::clone(&server),
-                clusters: clusters.clone(),
-                scopes: scopes.clone(),
-                changes: Arc::default(),
-                sockets: vec![(0, socket)],
-                registry: Arc::clone(&registry),
-                writer: writer.clone(),
-                flush_interval: Duration::from_secs(1),
-                host_address: "10.1.0.1".to_owned(),
-                drain: DrainPace { strategy: DrainStrategy::Gradual, time_s: 5 },
-            };
+        let drain = DrainPace { strategy: DrainStrategy::Gradual, time_s: control::DRAIN_TIME.as_secs() };
+        let pace = Pace { log_flush: Duration::from_secs(1), drain };
+        let (snapshot, own) = (Arc::new(snapshot), draw::LISTENER.to_owned());
+        let process = Arc::new(Process::new(scenario.shards, snapshot, writer, pace, own));
+        let control = Control::new(world, &process, scenario.seed);
+        control.take(Input::Begin);
+        let started = sockets.into_iter().enumerate().map(|(number, socket)| {
+            let (own, epoch) = (Arc::clone(&process), process.epoch());
+            let (sockets, changes) = (vec![(0, socket)], control.changes(number));
+            let parts = Parts { shard: number, process: own, epoch, sockets, changes };
             start(world, scenario.faults.clone(), planted, parts)
         });
-        let shards = shards.collect();
+        let (shards, letters) = started.unzip();
+        control.started(letters);
+        let clusters = process.epoch().clusters.iter().map(|c| (Arc::clone(c), c.endpoints())).collect();
         // The peers' own network is as slow, and loses nothing by itself.
         let calm = Faults { reset: 0, refuse: 0, hang: 0, no_descriptors: 0, ..scenario.faults.clone() };
         let resets = Faults { reset: scenario.faults.reset, ..calm.clone() };
@@ -188,12 +205,12 @@ impl<'a> Run<'a> {
             scenario,
             world,
             ledger,
+            control,
             shards,
             peers,
-            registry,
-            clusters: clusters.into_iter().map(|c| (Arc::clone(&c), c.endpoints())).collect(),
+            process,
+            clusters,
             log,
-            writer,
             clients_done: Rc::default(),
             steps: Cell::new(0),
             broken: Cell::new(false),
@@ -243,13 +260,18 @@ impl<'a> Run<'a> {
         }
         if !quits_early {
             if self.scenario.drains {
-                self.tell(|| Letter::Drain { inbound_only: false });
+                let (graceful, skip_exit, inbound_only) = (true, true, false);
+                self.control.take(Input::Command(Command::DrainListeners {
+                    graceful,
+                    skip_exit,
+                    inbound_only,
+                }));
             }
             let rest = self.world.now() + REST;
             self.drive(Some(rest), || false);
             self.check_rest();
         }
-        self.tell(|| Letter::Quit);
+        self.control.take(Input::Command(Command::Quit));
         let end = self.world.now() + Duration::from_secs(10);
         let gone = |s: &Shard| !s.runtime.handle().is_live(s.main);
         if !self.drive(Some(end), || self.shards.iter().all(gone)) {
@@ -258,15 +280,9 @@ impl<'a> Run<'a> {
         self.check_accounts();
     }
 
-    fn tell(&self, letter: impl Fn() -> Letter) {
-        for shard in &self.shards {
-            assert!(shard.letters.send_control(letter()).is_ok(), "few letters");
-        }
-    }
-
     /// Lets the hosts run, in an order that is drawn, until `done` or `until`. False: it was not done.
     fn drive(&self, until: Option<Instant>, done: impl Fn() -> bool) -> bool {
-        let mut next: Vec<(Instant, &Runtime)> = Vec::new();
+        let mut next: Vec<(Instant, Host<'_>)> = Vec::new();
         while self.steps.get() < STEPS_MAX && !self.broken.get() {
             if done() {
                 return true;
@@ -275,7 +291,7 @@ impl<'a> Run<'a> {
                 self.log.take();
             }
             next.clear();
-            next.extend(self.hosts().filter_map(|(host, free)| Some((host.next()?.max(free), host))));
+            next.extend(self.hosts().filter_map(|host| Some((host.next()?, host))));
             let Some(first) = next.iter().map(|(at, _)| *at).min() else { return false };
             if until.is_some_and(|until| first >= until) {
                 self.world.advance_to(until.unwrap_or(first));
@@ -300,9 +316,9 @@ impl<'a> Run<'a> {
         false
     }
 
-    fn hosts(&self) -> impl Iterator<Item = (&Runtime, Instant)> + Clone {
-        let shards = self.shards.iter().map(|s| (&s.runtime, s.stalled.get()));
-        shards.chain(self.peers.iter().map(|p| (p, Instant(0))))
+    fn hosts(&self) -> impl Iterator<Item = Host<'_>> + Clone {
+        let threads = self.shards.iter().map(Host::Shard).chain(self.peers.iter().map(Host::Peer));
+        threads.chain([Host::Control(&self.control)])
     }
 
     /// A shard stalls, the wall clock jumps: now and then.
@@ -329,15 +345,11 @@ impl<'a> Run<'a> {
         let stays = usize::try_from(self.world.draw(all.len() as u64)).unwrap_or(0);
         let kept = all.iter().enumerate().filter(|(n, _)| *n == stays || self.world.draw(2) == 0);
         cluster.set_endpoints(kept.map(|(_, e)| Arc::clone(e)).collect());
-        for shard in &self.shards {
-            if shard.changes.note(number) && shard.letters.send(Letter::Endpoints).is_err() {
-                self.ledger.violation("no room for one letter".to_owned());
-            }
-        }
+        self.control.endpoints_changed(number);
     }
 
     fn sum(&self, name: &str) -> u64 {
-        self.registry.rows(false).iter().filter(|r| r.name == name).map(|r| r.value).sum()
+        self.process.registry.rows(false).iter().filter(|r| r.name == name).map(|r| r.value).sum()
     }
 
     /// Nobody wants anything any more: what is left over is a leak.
@@ -356,7 +368,7 @@ impl<'a> Run<'a> {
                 }
             }
         }
-        for row in self.registry.rows(false) {
+        for row in self.process.registry.rows(false) {
             let active = row.name.ends_with("_active") || row.name.ends_with("_buffered");
             if active && row.value != 0 {
                 self.ledger.violation(format!("at rest {} is {}", row.name, row.value));
@@ -366,7 +378,7 @@ impl<'a> Run<'a> {
 
     fn check_accounts(&self) {
         let lines = self.log.lines();
-        let dropped = self.writer.stats().lines_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        let dropped = self.process.writer.stats().lines_dropped.load(std::sync::atomic::Ordering::Relaxed);
         let requests = self.sum("http.main.downstream_rq_total");
         self.ledger.check_log(self.scenario, &lines, dropped, requests);
         let (begun, over) =
@@ -404,13 +416,12 @@ fn listening(scenario: &Scenario, world: &World) -> Vec<std::os::fd::OwnedFd> {
     all
 }
 
-fn start(world: &World, faults: Faults, planted: Planted, parts: Parts) -> Shard {
+fn start(world: &World, faults: Faults, planted: Planted, parts: Parts) -> (Shard, MailSender<Letter>) {
     let runtime = host(world, faults, planted);
     let rt = runtime.handle();
     let (letters, receiver) = rt.mailbox(crate::limits::SHARD_LETTERS);
-    let changes = Arc::clone(&parts.changes);
     let main = rt.spawn(shard::run(rt.clone(), parts, receiver));
     runtime.step();
     let tasks = rt.tasks_live();
-    Shard { runtime, letters, changes, main, tasks, stalled: Cell::new(Instant(0)) }
+    (Shard { runtime, main, tasks, stalled: Cell::new(Instant(0)) }, letters)
 }

@@ -50,7 +50,7 @@ impl<'c> Stream<'c> {
         hop_by_hop::strip_request(&mut self.request.fields, self.upgrade);
         let random = [conn.cx.rt.random(), conn.cx.rt.random()];
         let peer = conn.peer.as_ref().and_then(SocketAddress::ip);
-        let carrier = Carrier { peer, host_address: &conn.cx.host_address, random };
+        let carrier = Carrier { peer, host_address: &conn.cx.process.host_address, random };
         self.origin = request_in(&mut self.request, &twin.hcm.edge, &carrier);
         if let Some(ip) = self.origin.remote
             && Some(ip) != peer

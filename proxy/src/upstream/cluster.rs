@@ -28,6 +28,8 @@ use crate::stats::scope::{Registry, Scope, ScopeName};
 /// What all shards and the admin thread share of one cluster.
 #[derive(Debug)]
 pub struct ClusterShared {
+    /// Its own for ever.
+    pub number: usize,
     pub config: Arc<ClusterConfig>,
     pub breakers: Breakers,
     pub scope: Arc<Scope<Stat>>,
@@ -37,7 +39,12 @@ pub struct ClusterShared {
 }
 
 impl ClusterShared {
-    pub fn new(config: &Arc<ClusterConfig>, shards: usize, registry: &Registry) -> ClusterShared {
+    pub fn new(
+        number: usize,
+        config: &Arc<ClusterConfig>,
+        shards: usize,
+        registry: &Registry,
+    ) -> ClusterShared {
         let prefix = format!("cluster.{}.", config.stat_name);
         let labels = [("envoy_cluster_name", &*config.stat_name)];
         let scope = registry.scope(ScopeName::new(&prefix, "cluster", &labels));
@@ -49,6 +56,7 @@ impl ClusterShared {
                 .then(|| registry.scope(ScopeName::new(&prefix, &family, &labels)))
         });
         let shared = ClusterShared {
+            number,
             config: Arc::clone(config),
             breakers: Breakers::new(shards),
             scope,

@@ -1,17 +1,18 @@
-//! Resolves the names of STRICT_DNS clusters, on the control thread, and tells which clusters have new endpoints.
+//! Follows the names of one STRICT_DNS cluster: when to ask for which, and what the answers make of its endpoints.
 //!
+//! ```text
+//! due -> ask for each name, one after the other -> take the list over -> wait (refresh rate, TTL or back-off) -> due
+//! ```
 //! Invariant: what was resolved stays in use until an answer replaces it; a look-up that fails changes nothing.
-#![allow(clippy::disallowed_types, reason = "control thread")]
+//! It asks nobody itself: questions go out, answers and `now` come in.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
-use selvedge_runtime::SocketAddress;
-use tokio::sync::mpsc::UnboundedSender;
+use selvedge_runtime::rng::Rng;
+use selvedge_runtime::{Instant, SocketAddress};
 
 use super::cluster::ClusterShared;
 use super::endpoint::EndpointShared;
@@ -20,122 +21,167 @@ use crate::config::endpoint::{ConfiguredHealth, EndpointTarget};
 use crate::stats::names::Cluster as Stat;
 
 /// What one look-up came to.
-enum Answer {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Each once, in the order in which they are used, and how long they may be believed.
     Addresses(Vec<IpAddr>, Duration),
     /// The name has no address.
     Empty,
     Failed,
 }
 
-/// Keeps a cluster's endpoints fresh for ever, and sends its number when they change. `warm` is dropped when its first round of answers is in.
-pub async fn follow(
-    number: usize,
+/// A name to look up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    pub cluster: usize,
+    pub name: Arc<str>,
+    pub family: DnsFamily,
+}
+
+/// A cluster whose names are followed.
+#[derive(Debug)]
+pub struct Follower {
     cluster: Arc<ClusterShared>,
-    out: UnboundedSender<usize>,
-    warm: tokio::sync::oneshot::Sender<()>,
-) {
-    let ClusterKind::StrictDns(options) = cluster.config.kind.clone() else { return };
-    let resolver = match resolver(&options) {
-        Ok(resolver) => resolver,
-        Err(error) => {
-            crate::log::error("dns", &format!("cluster '{}': no resolver: {error}", cluster.config.name));
-            return;
+    options: DnsOptions,
+    /// In the order of the endpoints.
+    names: Vec<Arc<str>>,
+    /// Of the round that runs, to the first of the names.
+    answers: Vec<Answer>,
+    /// When the next round begins. `None`: one runs.
+    due: Option<Instant>,
+    failed_rounds: u32,
+    warm: bool,
+}
+
+impl Follower {
+    /// `None`: the cluster has no names. The first round is due at once.
+    pub fn new(cluster: &Arc<ClusterShared>) -> Option<Follower> {
+        let ClusterKind::StrictDns(options) = cluster.config.kind.clone() else { return None };
+        let endpoints = cluster.config.endpoints.iter().flat_map(|l| &l.endpoints);
+        let names = endpoints.filter_map(|e| match &e.target {
+            EndpointTarget::Name { host, .. } => Some(Arc::clone(host)),
+            EndpointTarget::Address(_) => None,
+        });
+        Some(Follower {
+            names: names.collect(),
+            cluster: Arc::clone(cluster),
+            options,
+            answers: Vec::new(),
+            due: Some(Instant(0)),
+            failed_rounds: 0,
+            warm: false,
+        })
+    }
+
+    /// Whether nobody need wait for it: its first round is over, or it says so.
+    pub fn is_warm(&self) -> bool {
+        self.warm || !self.options.wait_for_warm
+    }
+
+    pub fn poll_timeout(&self) -> Instant {
+        self.due.unwrap_or(Instant::FAR)
+    }
+
+    /// Begins a round when it is time. The answer: whether the endpoints are others now, and what to ask.
+    pub fn handle_timeout(&mut self, now: Instant, rng: &Rng) -> (bool, Option<Question>) {
+        if self.due.is_none_or(|due| due > now) {
+            return (false, None);
         }
-    };
-    let mut warm = Some(warm);
-    let mut failures = 0_u32;
-    loop {
-        let begun = Instant::now();
-        let (failed, ttl) = round(number, &cluster, &resolver, &options, &out).await;
-        drop(warm.take());
-        failures = if failed { failures.saturating_add(1) } else { 0 };
-        let wait = match (&options.failure_refresh, failed) {
-            (Some((base, bound)), true) => {
-                base.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(*bound)
+        self.due = None;
+        self.go_on(now, rng)
+    }
+
+    /// Takes the answer to the last question. One that nobody asked for is dropped.
+    pub fn handle_answer(&mut self, now: Instant, answer: Answer, rng: &Rng) -> (bool, Option<Question>) {
+        if self.due.is_some() {
+            return (false, None);
+        }
+        self.answers.push(answer);
+        self.go_on(now, rng)
+    }
+
+    fn go_on(&mut self, now: Instant, rng: &Rng) -> (bool, Option<Question>) {
+        if let Some(name) = self.names.get(self.answers.len()) {
+            self.cluster.scope.block(0).inc(Stat::UpdateAttempt);
+            let (cluster, name, family) = (self.cluster.number, Arc::clone(name), self.options.family);
+            return (false, Some(Question { cluster, name, family }));
+        }
+        let round = self.round_over();
+        self.warm = true;
+        self.due = Some(now + self.pause(&round, rng));
+        (round.changed, None)
+    }
+
+    /// How long until the next round.
+    fn pause(&mut self, round: &Round, rng: &Rng) -> Duration {
+        self.failed_rounds = if round.failed { self.failed_rounds.saturating_add(1) } else { 0 };
+        let wait = match &self.options.failure_refresh {
+            Some((base, bound)) if round.failed => {
+                base.saturating_mul(1 << self.failed_rounds.saturating_sub(1).min(16)).min(*bound)
             }
             //= envoy: respect_dns_ttl
-            (_, false) if options.respect_ttl => ttl.max(Duration::from_secs(1)),
-            _ => options.refresh_rate,
+            _ if !round.failed && self.options.respect_ttl => round.ttl.max(Duration::from_secs(1)),
+            _ => self.options.refresh_rate,
         };
-        let jitter = jitter(options.jitter, begun);
-        tokio::time::sleep(wait + jitter).await;
+        let share = u32::try_from(rng.next() % 1024).unwrap_or(0);
+        wait + self.options.jitter * share / 1024
     }
-}
 
-/// A share of `bound`, from the low bits of the clock: it only has to differ between processes.
-fn jitter(bound: Duration, at: Instant) -> Duration {
-    let bits = at.elapsed().subsec_nanos() % 1024;
-    bound * bits / 1024
-}
-
-fn resolver(options: &DnsOptions) -> Result<TokioResolver, String> {
-    let mut builder = TokioResolver::builder_tokio().map_err(|e| e.to_string())?;
-    let own = builder.options_mut();
-    own.cache_size = 0;
-    own.ip_strategy = match options.family {
-        DnsFamily::V4Only => LookupIpStrategy::Ipv4Only,
-        DnsFamily::V6Only => LookupIpStrategy::Ipv6Only,
-        //= envoy: AUTO asks for IPv6 first and takes IPv4 only where there is none
-        DnsFamily::Auto => LookupIpStrategy::Ipv6thenIpv4,
-        DnsFamily::V4Preferred => LookupIpStrategy::Ipv4thenIpv6,
-        DnsFamily::All => LookupIpStrategy::Ipv4AndIpv6,
-    };
-    builder.build().map_err(|e| e.to_string())
-}
-
-/// Resolves every name of the cluster once. The answer: whether one failed, and the least time to live.
-async fn round(
-    number: usize,
-    cluster: &ClusterShared,
-    resolver: &TokioResolver,
-    options: &DnsOptions,
-    out: &UnboundedSender<usize>,
-) -> (bool, Duration) {
-    let stats = cluster.scope.block(0);
-    let old = cluster.endpoints();
-    let mut merge = Merge::new(&old);
-    let (mut failed, mut ttl) = (false, options.refresh_rate);
-    for locality in &cluster.config.endpoints {
-        for endpoint in &locality.endpoints {
-            let (host, port) = match &endpoint.target {
-                EndpointTarget::Address(address) => {
-                    merge.add(EndpointShared::new(endpoint, address.clone(), locality));
-                    continue;
-                }
-                EndpointTarget::Name { host, port } => (host, *port),
-            };
-            stats.inc(Stat::UpdateAttempt);
-            match look_up(resolver, host).await {
-                Answer::Addresses(addresses, lives) => {
-                    stats.inc(Stat::UpdateSuccess);
-                    ttl = ttl.min(lives);
-                    stats.add(Stat::DefaultTotalMatchCount, addresses.len() as u64);
-                    for ip in addresses {
-                        let address = SocketAddress::Ip((ip, port).into());
-                        merge.add(EndpointShared::new(endpoint, address, locality));
+    /// All names have their answers: makes the list of endpoints of them.
+    fn round_over(&mut self) -> Round {
+        let stats = self.cluster.scope.block(0);
+        let old = self.cluster.endpoints();
+        let mut merge = Merge::new(&old);
+        let mut round = Round { failed: false, ttl: self.options.refresh_rate, changed: false };
+        let mut answers = std::mem::take(&mut self.answers).into_iter();
+        for locality in &self.cluster.config.endpoints {
+            for endpoint in &locality.endpoints {
+                let port = match &endpoint.target {
+                    EndpointTarget::Address(address) => {
+                        merge.add(EndpointShared::new(endpoint, address.clone(), locality));
+                        continue;
                     }
-                }
-                Answer::Empty => {
-                    stats.inc(Stat::UpdateSuccess);
-                    stats.inc(Stat::UpdateEmpty);
-                }
-                Answer::Failed => {
-                    failed = true;
-                    stats.inc(Stat::UpdateFailure);
-                    merge.keep(&endpoint.hostname, port);
+                    EndpointTarget::Name { port, .. } => *port,
+                };
+                match answers.next().unwrap_or(Answer::Failed) {
+                    Answer::Addresses(addresses, lives) => {
+                        stats.inc(Stat::UpdateSuccess);
+                        round.ttl = round.ttl.min(lives);
+                        stats.add(Stat::DefaultTotalMatchCount, addresses.len() as u64);
+                        for ip in addresses {
+                            let address = SocketAddress::Ip((ip, port).into());
+                            merge.add(EndpointShared::new(endpoint, address, locality));
+                        }
+                    }
+                    Answer::Empty => {
+                        stats.inc(Stat::UpdateSuccess);
+                        stats.inc(Stat::UpdateEmpty);
+                    }
+                    Answer::Failed => {
+                        round.failed = true;
+                        stats.inc(Stat::UpdateFailure);
+                        merge.keep(&endpoint.hostname, port);
+                    }
                 }
             }
         }
+        let fresh = merge.fresh;
+        let same = fresh.len() == old.len() && fresh.iter().zip(old.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
+        if same {
+            stats.inc(Stat::UpdateNoRebuild);
+            return round;
+        }
+        self.cluster.set_endpoints(fresh.into());
+        Round { changed: true, ..round }
     }
-    let fresh = merge.fresh;
-    let same = fresh.len() == old.len() && fresh.iter().zip(old.iter()).all(|(a, b)| Arc::ptr_eq(a, b));
-    if same {
-        stats.inc(Stat::UpdateNoRebuild);
-        return (failed, ttl);
-    }
-    cluster.set_endpoints(fresh.into());
-    let _ends_with_the_process = out.send(number);
-    (failed, ttl)
+}
+
+/// What one round of questions came to.
+struct Round {
+    failed: bool,
+    /// The least of the answers.
+    ttl: Duration,
+    changed: bool,
 }
 
 /// A new list of endpoints while it is made. An endpoint that stays keeps its numbers and its connections.
@@ -170,20 +216,6 @@ impl Merge {
                 self.fresh.push(Arc::clone(kept));
             }
         }
-    }
-}
-
-async fn look_up(resolver: &TokioResolver, host: &str) -> Answer {
-    match resolver.lookup_ip(host).await {
-        Ok(found) => {
-            let lives = found.valid_until().saturating_duration_since(Instant::now());
-            let mut addresses: Vec<IpAddr> = found.iter().collect();
-            addresses.sort();
-            addresses.dedup();
-            if addresses.is_empty() { Answer::Empty } else { Answer::Addresses(addresses, lives) }
-        }
-        Err(error) if error.is_no_records_found() || error.is_nx_domain() => Answer::Empty,
-        Err(_) => Answer::Failed,
     }
 }
 

@@ -1,0 +1,49 @@
+//! What all threads of the process share, from its start to its end: the server and the simulator make the same.
+#![allow(clippy::disallowed_types, reason = "locked by the control and admin threads, never by a shard")]
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::access_log::sink::Writer;
+use crate::config::snapshot::Snapshot;
+use crate::epoch::Epoch;
+use crate::shard::{DrainPace, ServerShared};
+use crate::stats::scope::Registry;
+
+#[derive(Debug)]
+pub struct Process {
+    pub shards: usize,
+    pub registry: Arc<Registry>,
+    pub server: Arc<ServerShared>,
+    pub writer: Writer,
+    pub pace: Pace,
+    pub host_address: String,
+    epoch: Mutex<Arc<Epoch>>,
+}
+
+/// What the command line says of times.
+#[derive(Debug, Clone, Copy)]
+pub struct Pace {
+    /// `--file-flush-interval-msec`
+    pub log_flush: Duration,
+    pub drain: DrainPace,
+}
+
+impl Process {
+    pub fn new(
+        shards: usize,
+        snapshot: Arc<Snapshot>,
+        writer: Writer,
+        pace: Pace,
+        host_address: String,
+    ) -> Process {
+        let registry = Arc::new(Registry::default());
+        let epoch = Mutex::new(Arc::new(Epoch::first(snapshot, shards, &registry)));
+        Process { shards, registry, server: Arc::default(), writer, pace, host_address, epoch }
+    }
+
+    /// The newest.
+    pub fn epoch(&self) -> Arc<Epoch> {
+        Arc::clone(&self.epoch.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}

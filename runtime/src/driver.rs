@@ -195,6 +195,16 @@ impl Driver {
         }
     }
 
+    /// Takes everything back from the kernel that it would do by itself. The driver is neither used nor dropped after it.
+    pub(crate) fn scuttle(&mut self) {
+        match self {
+            Driver::Uring(d) => d.scuttle(),
+            Driver::Epoll(_) => {}
+            #[cfg(feature = "sim")]
+            Driver::Sim(_) => {}
+        }
+    }
+
     pub(crate) fn open(&mut self, id: SockId, fd: Fd) -> Result<(), NetError> {
         match self {
             Driver::Uring(_) => Ok(()),

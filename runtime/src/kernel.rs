@@ -86,6 +86,7 @@ impl Kernel {
     }
 
     pub(crate) fn turn(&mut self, wait: Option<Duration>, now: Instant, cx: &Notes<'_>) {
+        self.planted.pass("turn");
         for class in CLASSES {
             if !self.starved[class as usize].is_empty()
                 && (self.driver.group(class).free_count() > 0 || self.starved_until <= now)
@@ -416,6 +417,21 @@ impl Kernel {
     pub(crate) fn stop_all(&mut self) {
         for listener in 0..self.listens.len() {
             self.stop_accept(u32::try_from(listener).expect("few listeners"));
+        }
+    }
+
+    /// Closes every socket at once, whatever the kernel still does with it. Nothing here is used or dropped after that.
+    pub(crate) fn scuttle(&mut self) {
+        self.driver.scuttle();
+        for listen in &mut self.listens {
+            listen.fd = None;
+            listen.queue.clear();
+        }
+        for sock in self.socks.iter_mut() {
+            if let Some(fd) = sock.fd.take() {
+                // An operation that is still in flight holds the socket: the peer must not wait for it.
+                listen::shutdown_both(fd.as_raw_fd());
+            }
         }
     }
 

@@ -29,6 +29,7 @@ mod uring;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::poll_fn;
+use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -40,6 +41,8 @@ pub use buf::{BlockMut, Budget, Chunk, Chunks};
 pub use driver::{DriverChoice, DriverKind, DriverReport, StartError};
 pub use listen::{BindOptions, ConnectOptions, Keepalive};
 pub use mailbox::{Bell, Event, MailReceiver, MailSender};
+#[cfg(feature = "mutations")]
+pub use mutation::Trap;
 pub use mutation::{Mutation, Planted};
 pub use net::{Connect, Listener, Socket};
 pub use op::{NetError, RecvClass};
@@ -219,8 +222,8 @@ impl Runtime {
         &self.report
     }
 
-    /// Runs until `main` is done; panics if `main` does. Tasks that are still there are dropped with the runtime.
-    pub fn run<F: Future + 'static>(&self, main: F) -> F::Output
+    /// Runs until `main` is done. `None`: it panicked. Tasks that are still there are dropped with the runtime.
+    pub fn run_main<F: Future + 'static>(&self, main: F) -> Option<F::Output>
     where
         F::Output: 'static,
     {
@@ -232,12 +235,20 @@ impl Runtime {
         });
         loop {
             self.rt.0.tasks.run_queued();
-            if let Some(output) = result.borrow_mut().take() {
+            let output = result.borrow_mut().take();
+            if output.is_some() || !self.rt.0.tasks.is_live(main) {
                 return output;
             }
-            assert!(self.rt.0.tasks.is_live(main), "the main task of a shard panicked");
             self.turn(None);
         }
+    }
+
+    /// Runs until `main` is done; panics if `main` does.
+    pub fn run<F: Future + 'static>(&self, main: F) -> F::Output
+    where
+        F::Output: 'static,
+    {
+        self.run_main(main).expect("the main task did not panic")
     }
 
     /// Turns without waiting, and runs what is ready once: for one who drives several simulated hosts. The answer:
@@ -291,6 +302,17 @@ impl Runtime {
             }
         }
         inner.counters.add(&inner.counters.turns, 1);
+    }
+
+    /// After a panic outside of any task: what it knows can be trusted with nothing more. Tasks are dropped where they
+    /// wait, sockets close at once, and the memory that the kernel might still write to is never used again.
+    pub fn abandon(self) {
+        let this = ManuallyDrop::new(self);
+        let inner = &*this.rt.0;
+        for _ in 0..limits::LAST_WORDS {
+            inner.tasks.clear();
+        }
+        inner.tasks.contain(|| inner.kernel.borrow_mut().scuttle());
     }
 
     /// Drops every task, and turns until the kernel has nothing of ours any more (at most a second).
@@ -350,6 +372,13 @@ impl Rt {
     #[inline]
     pub fn planted(&self, mutation: Mutation) -> bool {
         self.0.planted.is(mutation)
+    }
+
+    /// Panics where a test has planted that.
+    #[inline]
+    #[track_caller]
+    pub fn pass(&self, place: &'static str) {
+        self.0.planted.pass(place);
     }
 
     pub fn random(&self) -> u64 {

@@ -228,6 +228,13 @@ pub(crate) fn shutdown_write(fd: Fd) {
     let _gone = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
 }
 
+/// Ends both directions at once, for every holder of the socket.
+pub(crate) fn shutdown_both(fd: Fd) {
+    // WHY: as above.
+    // SAFETY: as above.
+    let _gone = unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+}
+
 /// The close will be a reset.
 pub(crate) fn linger_reset(fd: Fd) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };

@@ -5,6 +5,7 @@
 //! the kernel has its own copy). The ring is dropped before all of it.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::ptr::NonNull;
 use std::rc::Rc;
@@ -110,14 +111,14 @@ impl BufRing {
 impl Drop for BufRing {
     fn drop(&mut self) {
         // WHY: allocated by hand above.
-        // SAFETY: same layout; the ring that could read it is dropped first (field order of `Uring`).
+        // SAFETY: same layout; the ring that could read it is dropped first (`Uring::drop`).
         unsafe { dealloc(self.memory.as_ptr(), Self::layout(self.entries)) };
     }
 }
 
 /// The ring of one shard. Made on the shard's own thread: no other may submit to it.
 pub(crate) struct Uring {
-    ring: IoUring,
+    ring: ManuallyDrop<IoUring>,
     small: BufRing,
     large: BufRing,
     /// Message headers of gathered sends that are not submitted yet: the first `gathered`; the others are spare.
@@ -141,11 +142,24 @@ impl std::fmt::Debug for Uring {
 impl Drop for Uring {
     fn drop(&mut self) {
         // Closes that were pushed last must not be lost with the ring.
-        let _as_far_as_it_goes = self.ring.submit();
+        self.close_ring();
     }
 }
 
 impl Uring {
+    /// The kernel forgets every operation, in its own time: what they may write to must outlive them.
+    fn close_ring(&mut self) {
+        let _as_far_as_it_goes = self.ring.submit();
+        // WHY: the ring goes before the memory that it knows of.
+        // SAFETY: called once, by `drop`, or by `scuttle`, after which the value is neither used nor dropped.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+    }
+
+    /// Ends the ring alone. The value must not be used any more, nor dropped.
+    pub(crate) fn scuttle(&mut self) {
+        self.close_ring();
+    }
+
     /// Builds the ring with every feature that the driver rests on, or says which one is missing.
     pub(crate) fn new(
         small: Rc<Group>,
@@ -171,7 +185,7 @@ impl Uring {
         let small = provided(small, SMALL, limits::SMALL_BUFS_MAX)?;
         let large = provided(large, LARGE, limits::LARGE_BUFS_MAX)?;
         Ok(Uring {
-            ring,
+            ring: ManuallyDrop::new(ring),
             small,
             large,
             gathers: Vec::new(),

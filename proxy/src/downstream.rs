@@ -41,6 +41,8 @@ pub(crate) struct Conn {
     spoke: Cell<bool>,
     /// The end of a connection that was asked to go: it serves until then.
     drain_end: Cell<Option<Instant>>,
+    /// A request ended in a panic, and its client has heard nothing yet.
+    pub(crate) owes_answer: Cell<bool>,
 }
 
 /// What came instead of a request.
@@ -63,7 +65,7 @@ enum Next {
 pub(crate) async fn serve(conn: Conn) {
     loop {
         match conn.next().await {
-            Next::Request(request) => match Box::pin(stream::run(&conn, *request)).await {
+            Next::Request(request) => match conn.run(*request).await {
                 Fate::KeepAlive => continue,
                 Fate::Close => return,
                 Fate::CloseDelayed => {}
@@ -106,6 +108,33 @@ impl Conn {
             head_begun: Cell::new(None),
             spoke: Cell::new(false),
             drain_end: Cell::new(None),
+            owes_answer: Cell::new(false),
+        }
+    }
+
+    /// Runs a request to its end. A panic in it ends here, and the connection with it.
+    async fn run(&self, request: DecodedRequest) -> Fate {
+        let mut run = Box::pin(stream::run(self, request));
+        let ended = poll_fn(|context| match self.cx.rt.contain(|| run.as_mut().poll(context)) {
+            Some(polled) => polled.map(Some),
+            None => Poll::Ready(None),
+        });
+        match ended.await {
+            Some(fate) => fate,
+            None => self.answer_panic().await,
+        }
+    }
+
+    /// What was begun must not look whole; where nothing was, the client learns that it is not to blame.
+    async fn answer_panic(&self) -> Fate {
+        if !self.owes_answer.get() {
+            self.socket.reset_on_close();
+            return Fate::Close;
+        }
+        self.twin.http.add(Http::DownstreamCxTxBytesTotal, PANIC_REPLY.len() as u64);
+        match self.socket.send(Chunk::from_static(PANIC_REPLY).into()).await {
+            Ok(()) => Fate::CloseDelayed,
+            Err(_gone) => Fate::Close,
         }
     }
 
@@ -204,6 +233,7 @@ impl Conn {
                 Err(next) => return next,
             },
         };
+        self.cx.rt.pass("request head");
         let come = chunk.len();
         let block = chunk.split_to(end);
         self.unread(chunk);
@@ -344,3 +374,7 @@ impl Drop for Conn {
         twin.http.record(HttpHist::DownstreamCxLengthMs, lived);
     }
 }
+
+/// Says nothing of the request: what is known of it was in the hands of the code that failed.
+pub(crate) const PANIC_REPLY: &[u8] =
+    b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";

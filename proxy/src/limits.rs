@@ -14,6 +14,8 @@ pub const LOG_BUFFERS_QUEUED: usize = 1024;
 pub const SHARD_LETTERS: usize = 1;
 /// How old the runtime's own numbers may be in the stats.
 pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
+/// How often a shard that is leaving looks whether its last connection has gone.
+pub const LEAVING_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 /// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body is read in large buffers when at least this much of it is still to come.

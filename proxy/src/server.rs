@@ -26,7 +26,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address, host_address};
-use selvedge_runtime::{SocketAddress, cpu};
+use selvedge_runtime::{Planted, SocketAddress, cpu};
 
 use crate::access_log::sink::Writer;
 use crate::admin::extensions;
@@ -47,6 +47,8 @@ pub struct Plan {
     pub bootstrap: Arc<[u8]>,
     /// Fields of it that the API does not have.
     pub unknown_fields: usize,
+    /// A bug that a test plants.
+    pub planted: Planted,
 }
 
 /// One listener's sockets: for each shard, one for each of its addresses.
@@ -156,6 +158,7 @@ fn load(options: Options) -> Result<Plan, String> {
         snapshot: Arc::new(snapshot),
         bootstrap: loaded.bytes.into(),
         unknown_fields: loaded.unknown_fields.len(),
+        planted: Planted::default(),
     })
 }
 

@@ -3,23 +3,27 @@
 //! Everything here belongs to one thread. What shards share is counted in `ServerShared` and in the clusters.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::Poll;
+use std::time::Duration;
 
-use selvedge_runtime::{Instant, MailReceiver, NetError, Rt, Socket};
+use selvedge_runtime::{Instant, MailReceiver, NetError, Rt, Socket, TaskId};
 
 use crate::access_log::dates::http_date;
 use crate::access_log::sink::{LogId, ShardLogs};
 use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
-use crate::config::listener::Listener;
+use crate::config::listener::{Direction, Listener};
 use crate::config::snapshot::Snapshot;
 use crate::downstream::{self, Conn};
 use crate::epoch::Epoch;
 use crate::filters::{self, LocalEntry};
 use crate::http::h1::head::HeadLimits;
+use crate::limits;
 use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names;
@@ -202,7 +206,7 @@ impl ListenerTwin {
     }
 }
 
-/// The life of a shard: until it is told to quit.
+/// The life of a shard: until it is told to quit, or cannot go on.
 pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
     let reaper = Rc::new(Reaper::default());
     let logs = ShardLogs::new(parts.process.writer.clone());
@@ -232,29 +236,92 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
             flusher.rt.contain(|| flusher.logs.flush());
         }
     });
+    let mut hands = Hands { cx, twins, accepting, changes: parts.changes };
     loop {
-        match letters.recv().await {
-            Letter::Endpoints => {
-                for twin in parts.changes.take().iter().filter_map(|number| cx.clusters.at(*number)) {
-                    rt.contain(|| twin.take_endpoints());
-                }
-            }
-            Letter::Drain { inbound_only } => {
-                let now = Some(rt.now());
-                let concerned = twins.iter().filter(|t| t.config.direction.is_meant(inbound_only));
-                concerned.filter(|t| t.drain_begun.get().is_none()).for_each(|t| t.drain_begun.set(now));
-            }
-            Letter::StopListening { inbound_only } => {
-                let stopped = accepting.extract_if(.., |(direction, _)| direction.is_meant(inbound_only));
-                stopped.for_each(|(_, task)| rt.abort(task));
-            }
-            Letter::Quit => break,
+        let letter = letters.recv().await;
+        if letter == Letter::Quit {
+            break;
+        }
+        if rt.contain(|| hands.obey(letter)).is_none() {
+            tell_lost(&hands.cx.process, parts.shard, "it takes no more connections");
+            hands.leave(&letters).await;
+            break;
         }
     }
     rt.clear_other_tasks();
     // Otherwise the shard's runtime would wait for them in vain, for a second.
-    cx.clusters.iter().for_each(|cluster| cluster.close_idle());
-    cx.logs.flush();
+    hands.cx.clusters.iter().for_each(|cluster| cluster.close_idle());
+    hands.cx.logs.flush();
+}
+
+/// Logs and counts that a shard cannot go on.
+pub fn tell_lost(process: &Process, shard: usize, so: &str) {
+    crate::log::critical("main", &format!("shard {shard} cannot go on after a panic: {so}"));
+    let registry = &process.registry;
+    registry
+        .scope(ScopeName::new("server.selvedge.", "server.selvedge", &[]))
+        .block(shard)
+        .set(names::Shard::ShardsLost, 1);
+}
+
+/// What letters have a hand in.
+struct Hands {
+    cx: Rc<Cx>,
+    twins: Vec<Rc<ListenerTwin>>,
+    accepting: Vec<(Direction, TaskId)>,
+    changes: Arc<Changes>,
+}
+
+impl Hands {
+    fn obey(&mut self, letter: Letter) {
+        self.cx.rt.pass("letter");
+        match letter {
+            Letter::Endpoints => {
+                for twin in self.changes.take().iter().filter_map(|number| self.cx.clusters.at(*number)) {
+                    twin.take_endpoints();
+                }
+            }
+            Letter::Drain { inbound_only } => self.drain(inbound_only),
+            Letter::StopListening { inbound_only } => self.stop_listening(inbound_only),
+            Letter::Quit => {}
+        }
+    }
+
+    fn drain(&self, inbound_only: bool) {
+        let now = Some(self.cx.rt.now());
+        let concerned = self.twins.iter().filter(|t| t.config.direction.is_meant(inbound_only));
+        concerned.filter(|t| t.drain_begun.get().is_none()).for_each(|t| t.drain_begun.set(now));
+    }
+
+    fn stop_listening(&mut self, inbound_only: bool) {
+        let stopped = self.accepting.extract_if(.., |(direction, _)| direction.is_meant(inbound_only));
+        stopped.for_each(|(_, task)| self.cx.rt.abort(task));
+    }
+
+    /// A letter was obeyed by half: nobody knows what this shard would do to a new connection. Those that it has are
+    /// asked to go, and have the drain time for it; what the other shards are told is for them.
+    async fn leave(&mut self, letters: &MailReceiver<Letter>) {
+        let rt = self.cx.rt.clone();
+        self.stop_listening(false);
+        self.drain(false);
+        let end = rt.now() + Duration::from_secs(self.cx.process.pace.drain.time_s);
+        let mut look = rt.sleep(limits::LEAVING_LOOKS_EVERY);
+        // Each connection holds the twin of its listener, and nothing else does any more.
+        while rt.now() < end && self.twins.iter().any(|twin| Rc::strong_count(twin) > 1) {
+            let quits = poll_fn(|_| {
+                while let Poll::Ready(letter) = letters.poll_recv() {
+                    if letter == Letter::Quit {
+                        return Poll::Ready(true);
+                    }
+                }
+                look.poll_due().map(|()| false)
+            });
+            if quits.await {
+                return;
+            }
+            look.reset(rt.now() + limits::LEAVING_LOOKS_EVERY);
+        }
+    }
 }
 
 /// Accepts until it is aborted.
@@ -287,6 +354,7 @@ async fn accept_each(rt: &Rt, listener: &selvedge_runtime::Listener, admit: impl
 
 /// Starts the task of a connection, unless a limit forbids it.
 fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
+    cx.rt.pass("admit");
     twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
     // Both cells are shared by all shards: a place is taken first, and given back when there was none.
     if !take_place(&twin.open, twin.config.max_connections) {
@@ -316,7 +384,6 @@ mod tests {
 
     use std::io::Read;
     use std::net::TcpStream;
-    use std::time::Duration;
 
     use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
     use selvedge_runtime::{Config, DriverChoice, Runtime, SocketAddress};

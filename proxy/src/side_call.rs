@@ -122,12 +122,13 @@ async fn exchange(
     let taken = pool::take(&cx.rt, cluster, &host, 0).await.and_then(pool::admit);
     let conn = taken.map_err(|error| match error {
         PoolError::PendingOverflow | PoolError::RequestOverflow => Failure::Overflow,
-        PoolError::ConnectFailed(_) | PoolError::ConnectTimeout => {
+        PoolError::ConnectFailed(_) | PoolError::ConnectTimeout | PoolError::Failed => {
             host.inc(EndpointStat::RqError);
             Failure::Connect
         }
     })?;
     let _held = Held::new(cluster, &host, 0);
+    cx.rt.pass("side call");
     let bytes = encode(cx, question);
     cluster.stats.add(Stat::UpstreamCxTxBytesTotal, bytes.bytes() as u64);
     conn.socket.start_send(bytes.chunks);

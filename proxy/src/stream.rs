@@ -62,6 +62,8 @@ enum Cut {
     Upstream(&'static str),
     /// A filter ended the stream.
     Filter(&'static str),
+    /// A bug of ours did.
+    Panic,
 }
 
 /// One exchange.
@@ -712,6 +714,7 @@ impl<'c> Stream<'c> {
             self.to_up.push(chunk);
             return Ok(());
         }
+        self.conn.cx.rt.pass("request body");
         loop {
             match self.body.decode(&mut chunk) {
                 Ok(BodyEvent::NeedMore) => return Ok(()),
@@ -771,9 +774,10 @@ impl<'c> Stream<'c> {
 impl Drop for Stream<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            // A panic is a bug of ours, not the client's doing.
-            let panics = std::thread::panicking();
-            self.finish(Some(if panics { Cut::Filter("panic") } else { Cut::Downstream }));
+            let cut = if std::thread::panicking() { Cut::Panic } else { Cut::Downstream };
+            // A second panic while the first one unwinds would end the process.
+            let conn = self.conn;
+            conn.cx.rt.contain(|| self.finish(Some(cut)));
         }
     }
 }

@@ -159,6 +159,8 @@ pub struct ShardLogs {
 struct LogFile {
     path: Arc<str>,
     bytes: Vec<u8>,
+    /// Of them, those of whole lines: writing one may have failed.
+    whole: usize,
     lines: u64,
 }
 
@@ -175,7 +177,7 @@ impl ShardLogs {
         let mut files = self.files.borrow_mut();
         let found = files.iter().position(|f| &*f.path == path);
         LogId(found.unwrap_or_else(|| {
-            files.push(LogFile { path: Arc::from(path), bytes: Vec::new(), lines: 0 });
+            files.push(LogFile { path: Arc::from(path), bytes: Vec::new(), whole: 0, lines: 0 });
             files.len() - 1
         }))
     }
@@ -187,7 +189,9 @@ impl ShardLogs {
         if file.bytes.capacity() == 0 {
             file.bytes.reserve(self.writer.buffer_bytes + limits::LOG_LINE_BYTES);
         }
+        file.bytes.truncate(file.whole);
         write(&mut file.bytes);
+        file.whole = file.bytes.len();
         file.lines += 1;
         if file.bytes.len() >= self.writer.buffer_bytes {
             file.hand_over(&self.writer);
@@ -204,6 +208,7 @@ impl ShardLogs {
 
 impl LogFile {
     fn hand_over(&mut self, writer: &Writer) {
+        self.bytes.truncate(std::mem::take(&mut self.whole));
         writer.post(&self.path, std::mem::take(&mut self.bytes), std::mem::take(&mut self.lines));
     }
 }

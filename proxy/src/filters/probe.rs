@@ -36,6 +36,7 @@ fn verdict(one: &Running<'_, Probe>, hook: &str, cx: &Cx<'_>) -> Verdict {
 
 fn chunk(one: &Running<'_, Probe>, hook: &str, cx: &Cx<'_>) -> ChunkVerdict {
     match one.filter.says(hook) {
+        "panic" if cx.request.path().ends_with(b"/panic") => panic!("planted in {hook}"),
         "call" if cx.answer.is_none() => ChunkVerdict::Call(Call::Sleep(Duration::from_secs(1))),
         "hold" => ChunkVerdict::Hold,
         "reply" => ChunkVerdict::Reply(reply(hook)),
@@ -44,8 +45,9 @@ fn chunk(one: &Running<'_, Probe>, hook: &str, cx: &Cx<'_>) -> ChunkVerdict {
     }
 }
 
-fn wants(one: &Running<'_, Probe>, hook: &str) -> Wants {
+fn wants(one: &Running<'_, Probe>, hook: &str, cx: &Cx<'_>) -> Wants {
     let body = match one.filter.says(hook) {
+        "panic" if cx.request.path().ends_with(b"/panic") => panic!("planted in {hook}"),
         "chunks" => Body::Chunks,
         "full" => Body::Full(4),
         "upto" => Body::UpTo(4),
@@ -70,8 +72,8 @@ impl Filter for Probe {
     }
     fn local(&self, _: &Place<'_>) {}
 
-    fn wants(one: &mut Running<'_, Self>, _: &mut Cx<'_>) -> Wants {
-        wants(one, "request_wants")
+    fn wants(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Wants {
+        wants(one, "request_wants", cx)
     }
     fn request_head(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
         verdict(one, "request_head", cx)
@@ -82,8 +84,8 @@ impl Filter for Probe {
     fn request_trailers(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
         verdict(one, "request_trailers", cx)
     }
-    fn wants_response(one: &mut Running<'_, Self>, _: &mut Cx<'_>) -> Wants {
-        wants(one, "response_wants")
+    fn wants_response(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Wants {
+        wants(one, "response_wants", cx)
     }
     fn response_head(one: &mut Running<'_, Self>, cx: &mut Cx<'_>) -> Verdict {
         verdict(one, "response_head", cx)

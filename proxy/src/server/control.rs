@@ -148,7 +148,7 @@ impl<'a> Control<'a> {
     }
 
     fn order(&self, letter: Letter) {
-        for (number, shard) in self.shards.iter().enumerate() {
+        for (number, shard) in self.shards.iter().enumerate().filter(|(_, s)| !s.thread.is_finished()) {
             if shard.letters.send_control(letter).is_err() {
                 log::error("main", &format!("shard {number} has too many commands unread: one is lost"));
             }

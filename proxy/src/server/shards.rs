@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "control thread")]
 
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -71,6 +72,7 @@ pub(super) fn start(
             driver: options.driver,
             spin_us: options.spin_us,
             pin: cores.as_ref().map(|cores| cores[number]),
+            planted: core.plan.planted,
             ..Config::default()
         };
         let (ready, started) = bounded(1);
@@ -110,7 +112,16 @@ fn run(config: &Config, parts: Parts, ready: &Sender<Ready>) {
     tell_numbers(&rt, stats);
     let (sender, receiver) = rt.mailbox(limits::SHARD_LETTERS);
     let _control_waits = ready.send(Ok((sender, runtime.driver().clone())));
-    runtime.run(shard::run(rt, parts, receiver));
+    let (process, number) = (Arc::clone(&parts.process), parts.shard);
+    // What a task may do is contained there: this is for a shard whose own affairs have failed.
+    match catch_unwind(AssertUnwindSafe(|| runtime.run_main(shard::run(rt, parts, receiver)))) {
+        Ok(Some(())) => {}
+        Ok(None) => shard::tell_lost(&process, number, "its connections are closed"),
+        Err(_told_by_the_hook) => {
+            shard::tell_lost(&process, number, "its connections are closed, its memory is left alone");
+            runtime.abandon();
+        }
+    }
 }
 
 /// Shows what the runtime counts: panics at once, the rest every second.

@@ -2,8 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::bootstrap::v3::Bootstrap;
@@ -11,6 +9,9 @@ use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::google::protobuf::{Any, BytesValue};
 use prost::Message;
+use tokio::sync::mpsc;
+
+mod panics;
 
 use super::*;
 use crate::config::endpoint::{ConfiguredHealth, Endpoint, EndpointTarget, LocalityEndpoints};
@@ -25,14 +26,23 @@ struct Server {
     core: Arc<control::Core>,
     changes: Vec<Arc<Changes>>,
     shards: Vec<shards::Shard>,
+    /// Of the control thread.
+    inputs: mpsc::UnboundedReceiver<machine::Input>,
 }
 
 impl Server {
     /// `None`: this driver cannot run here, which has been said.
-    fn start(driver: &str, shards: &str, yaml: &str, probe: Option<&str>) -> Option<Server> {
+    fn start(
+        driver: &str,
+        shards: &str,
+        yaml: &str,
+        probe: Option<&str>,
+        planted: Planted,
+    ) -> Option<Server> {
         let args = ["selvedge", "--config-yaml", yaml, "--concurrency", shards, "--driver", driver];
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
         let mut plan = load(crate::args::parse(&args, None).expect("good flags")).expect("a good bootstrap");
+        plan.planted = planted;
         if let Some(script) = probe {
             let mut config = Bootstrap::decode(&*plan.bootstrap).expect("just encoded");
             plant(&mut config, script);
@@ -40,9 +50,9 @@ impl Server {
         }
         let (core, bound) = prepare(plan, Instant::now()).expect("bound");
         let changes: Vec<Arc<Changes>> = (0..core.process.shards).map(|_| Arc::default()).collect();
-        let (ended, _nobody_asks) = tokio::sync::mpsc::unbounded_channel();
+        let (ended, inputs) = mpsc::unbounded_channel();
         match shards::start(&core, bound, |n| Arc::clone(&changes[n]), &ended) {
-            Ok(shards) => Some(Server { core, changes, shards }),
+            Ok(shards) => Some(Server { core, changes, shards, inputs }),
             Err(error) => {
                 eprintln!("SKIPPED on {driver}: {error}");
                 assert!(std::env::var_os("SELVEDGE_REQUIRE_PEERS").is_none(), "a driver is missing: {error}");
@@ -182,88 +192,15 @@ fn ask(stream: &mut TcpStream, path: &str) -> String {
     }
 }
 
-/// Set in the child process whose panics are looked at.
-const CHILD: &str = "SELVEDGE_TEST_PANICS";
-
-/// A panic ends the request that met it, and its connection: it is logged and counted, and the shard serves on.
-#[test]
-fn a_panic_ends_its_request_only() {
-    if std::env::var_os(CHILD).is_some() {
-        log_panics();
-        for driver in ["epoll", "uring"] {
-            panicking_requests(driver);
-        }
-        return;
-    }
-    let child = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "server::tests::a_panic_ends_its_request_only", "--nocapture"])
-        .env(CHILD, "1")
-        .output()
-        .expect("this test again");
-    let said = String::from_utf8_lossy(&child.stdout) + String::from_utf8_lossy(&child.stderr);
-    assert!(child.status.success() && said.contains("1 passed"), "{said}");
-    for hook in ["request_head", "response_head"] {
-        let line = said
-            .lines()
-            .find(|l| l.contains(&format!("planted in {hook}")))
-            .unwrap_or_else(|| panic!("{said}"));
-        assert!(line.contains("[critical][assert]") && line.contains("probe.rs:"), "{line}");
-    }
-}
-
-fn panicking_requests(driver: &str) {
-    let log = std::env::temp_dir().join(format!("selvedge-panics-{}-{driver}", std::process::id()));
-    for hook in ["request_head", "response_head"] {
-        let config = yaml(upstream("up"), &log.display().to_string());
-        let Some(server) = Server::start(driver, "1", &config, Some(&format!("{hook}=panic"))) else {
-            return;
-        };
-        let mut bystander = server.connect();
-        assert_eq!(
-            (ask(&mut bystander, "/"), ask(&mut bystander, "/up")),
-            ("hi".to_owned(), "up".to_owned())
-        );
-        let mut victim = server.connect();
-        assert_eq!(ask(&mut victim, "/up"), "up", "{driver}");
-        assert_eq!(ask(&mut victim, "/up/panic"), "", "{driver} {hook}: the connection ends");
-        server.until("server.selvedge.panics", 1);
-        assert_eq!(
-            (ask(&mut bystander, "/"), ask(&mut bystander, "/up")),
-            ("hi".to_owned(), "up".to_owned())
-        );
-        assert_eq!(ask(&mut server.connect(), "/up"), "up", "{driver} {hook}");
-        // Nothing of it is left: no gauge, no place under a limit, no connection whose state nobody knows.
-        server.until("http.main.downstream_cx_active", 1);
-        for gauge in [
-            "http.main.downstream_rq_active",
-            "cluster.up.upstream_rq_active",
-            "cluster.up.upstream_rq_pending_active",
-        ] {
-            assert_eq!(server.stat(gauge), 0, "{driver} {hook}: {gauge}");
-        }
-        assert_eq!(
-            server.core.process.epoch().clusters[0]
-                .breakers
-                .get(0, crate::upstream::breaker::Limit::Requests),
-            0
-        );
-        assert_eq!(server.core.process.server.connections.load(Relaxed), 1, "{driver} {hook}");
-        assert_eq!(server.stat("http.main.downstream_rq_total"), 7, "{driver} {hook}");
-        server.end();
-        let lines = std::fs::read_to_string(&log).expect("an access log");
-        std::fs::remove_file(&log).expect("removed");
-        assert_eq!(lines.lines().count(), 7, "{driver} {hook}: {lines}");
-        let status = if hook == "request_head" { 0 } else { 200 };
-        assert!(lines.contains(&format!("/up/panic {status} - panic\n")), "{driver} {hook}: {lines}");
-    }
-}
-
 /// Ever so many changes, of which the last ones count: every shard has them in the end.
 #[test]
 fn no_change_of_endpoints_is_lost() {
     let (old, new) = (upstream("old"), upstream("new"));
     for driver in ["epoll", "uring"] {
-        let Some(server) = Server::start(driver, "2", &yaml(old, "/dev/null"), None) else { return };
+        let Some(server) = Server::start(driver, "2", &yaml(old, "/dev/null"), None, Planted::default())
+        else {
+            return;
+        };
         let locality = server.core.process.epoch().clusters[0].config.endpoints[0].clone();
         for _ in 0..20_000 {
             // Every list is another one, so that every change is one.

@@ -76,6 +76,13 @@ impl Simulator {
         Simulator { planted: Planted::one(mutation), ..self }
     }
 
+    /// A simulator whose shards panic where that trap is, when it is armed.
+    #[cfg(any(test, feature = "mutations"))]
+    #[must_use]
+    pub fn trapped(self, trap: &'static selvedge_runtime::Trap) -> Simulator {
+        Simulator { planted: Planted::trap(trap), ..self }
+    }
+
     /// Runs one seed to its end. `tell` hears each event of the network.
     pub fn run(&self, seed: u64, tell: Option<Teller>) -> Outcome {
         let scenario = Rc::new(Scenario::new(seed));

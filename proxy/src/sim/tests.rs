@@ -1,6 +1,6 @@
 //! Seeds that once failed, fresh ones, and that one seed is one run.
 
-use selvedge_runtime::Mutation;
+use selvedge_runtime::{Mutation, Trap};
 
 use super::Simulator;
 
@@ -72,4 +72,50 @@ fn planted_bugs_are_found() {
         late.extend(found.is_none().then_some((mutation, within)));
     }
     assert!(late.is_empty(), "not found within so many seeds: {late:?}");
+}
+
+/// Where a request passes.
+const PLACES: [&str; 14] = [
+    "admit",
+    "request head",
+    "request body",
+    "request encoding",
+    "response head",
+    "response body",
+    "response encoding",
+    "route",
+    "pool take",
+    "pool wait",
+    "pool connect",
+    "pool give",
+    "reaper",
+    "access log",
+];
+
+/// Whatever else goes wrong at the same time: a panic is one panic, and nothing leaks, hangs or is mixed up.
+#[test]
+fn a_panic_leaves_nothing_behind() {
+    for place in PLACES {
+        let trap = Trap::at(place);
+        let simulator = Simulator::default().trapped(trap);
+        let (mut sprung, mut seed) = (0, 0);
+        while sprung < 4 {
+            assert!(seed < 100, "only {sprung} of {seed} seeds come by {place}");
+            seed += 1;
+            trap.arm();
+            let outcome = simulator.run(seed, None);
+            if trap.is_armed() {
+                assert!(outcome.violations.is_empty(), "{place}, seed {seed}: {:#?}", outcome.violations);
+                continue;
+            }
+            sprung += 1;
+            // The line of the log that was being written is lost.
+            let line = place == "access log";
+            let lost = |v: &str| line && (v.ends_with("the log says []") || v.contains(" lines written "));
+            let bearable = |v: &&String| v.ends_with(": 1 panics") || v.contains("on a calm day") || lost(v);
+            let other: Vec<_> = outcome.violations.iter().filter(|v| !bearable(v)).collect();
+            assert!(other.is_empty(), "{place}, seed {seed}: {other:#?}");
+            assert!(outcome.violations.iter().any(|v| v.ends_with(": 1 panics")), "{place}, seed {seed}");
+        }
+    }
 }

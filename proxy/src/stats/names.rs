@@ -444,6 +444,7 @@ table! {
         AccessLogLinesDropped = "access_log_lines_dropped",
         LargeBuffersDry = "large_buffers_dry",
         Panics = "panics",
+        ShardsLost = "shards_lost",
         SmallBuffersDry = "small_buffers_dry",
         ]
         gauges [

@@ -6,6 +6,9 @@ use super::{Cut, Fate, Stream};
 use crate::access_log::format::LogCx;
 use crate::access_log::sink::LogId;
 use crate::config::access_log::{Compare, CompareOp, LogFilter, LogFormat};
+use crate::downstream::PANIC_REPLY;
+use crate::http::message::HeaderId as H;
+use crate::log;
 use crate::observe::flags::Flags;
 use crate::observe::info::StreamInfo;
 use crate::stats::names::{ClusterHist, Http, HttpHist};
@@ -36,6 +39,7 @@ impl Stream<'_> {
                 http.inc(Http::DownstreamRqRxReset);
                 self.fate = Fate::CloseDelayed;
             }
+            Some(Cut::Panic) => self.account_panic(),
         }
         self.up = None;
         self.filters = None;
@@ -51,10 +55,43 @@ impl Stream<'_> {
         let twin = &self.conn.twin;
         for (log, file) in twin.hcm.access_logs.iter().zip(&twin.log_files) {
             if self.is_logged(&log.filter, total) {
-                self.write_log(&log.format, *file);
+                // A line that cannot be written costs that line.
+                self.conn.cx.rt.contain(|| self.write_log(&log.format, *file));
             }
         }
         self.fate
+    }
+
+    /// The stack unwinds. Which request it was stands in the log beside the place, which is told already.
+    fn account_panic(&mut self) {
+        let http = &self.conn.twin.http;
+        self.info.details = Some(Cow::Borrowed("panic"));
+        http.inc(Http::DownstreamRqRxReset);
+        let nothing_said = self.info.downstream_wire_sent == 0;
+        self.conn.owes_answer.set(nothing_said);
+        self.conn.busy.set(!nothing_said);
+        if nothing_said {
+            self.info.downstream_wire_sent = PANIC_REPLY.len() as u64;
+            self.info.status = Some(500);
+            if self.response.take().is_none() {
+                self.count_status(500);
+            }
+        } else {
+            http.inc(Http::DownstreamRqTxReset);
+        }
+        let id = self.request.fields.get(H::XRequestId).unwrap_or(b"-");
+        let path = self.request.path();
+        log::error(
+            "http",
+            &format!(
+                "[C{}] the panic above ended request {} ({} {}), route '{}'",
+                self.conn.id,
+                id[..id.len().min(TOLD)].escape_ascii(),
+                self.request.method().escape_ascii(),
+                path[..path.len().min(TOLD)].escape_ascii(),
+                self.info.route_name.as_deref().unwrap_or("-"),
+            ),
+        );
     }
 
     /// The response has come whole from `cluster`: how long that took.
@@ -79,6 +116,7 @@ impl Stream<'_> {
     }
 
     fn write_log(&self, format: &LogFormat, file: LogId) {
+        let rt = &self.conn.cx.rt;
         let cx = LogCx {
             info: &self.info,
             request: &self.request,
@@ -87,7 +125,10 @@ impl Stream<'_> {
             protocol: Some(self.request.version.text()),
             local_reply_body: b"",
         };
-        self.conn.cx.logs.line(file, |out| format.write(&cx, out));
+        self.conn.cx.logs.line(file, |out| {
+            format.write(&cx, out);
+            rt.pass("access log");
+        });
     }
 
     fn is_logged(&self, filter: &LogFilter, total_ms: u64) -> bool {
@@ -123,3 +164,6 @@ fn compare(c: Compare, value: u64) -> bool {
         CompareOp::Ne => value != bound,
     }
 }
+
+/// Bytes of an id or a path in a line of the process log.
+const TOLD: usize = 256;

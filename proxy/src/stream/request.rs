@@ -122,6 +122,7 @@ impl<'c> Stream<'c> {
         if self.request.is_method(b"CONNECT") {
             return Err(Miss::Route);
         }
+        self.conn.cx.rt.pass("route");
         let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
         let picked = pick::pick(&self.conn.twin.hcm.routes, &self.request, input)?;
         self.info.route_name = Some(Arc::clone(&picked.route.name));
@@ -327,6 +328,7 @@ impl<'c> Stream<'c> {
             self.request.fields.append(H::ContentLength, b"0");
         }
         let mut block = rt.block(self.request.fields.byte_size() + self.request.path().len() + 256);
+        rt.pass("request encoding");
         encode_request(&self.request, self.request_framing, self.upgrade, &mut block);
         let mut out = Chunks::from(block.freeze());
         let early = std::mem::take(&mut self.to_up);
@@ -368,6 +370,7 @@ impl<'c> Stream<'c> {
             PoolError::PendingOverflow | PoolError::RequestOverflow => ("overflow", Flags::UPSTREAM_OVERFLOW),
             PoolError::ConnectFailed(_) => ("remote connection failure", Flags::UPSTREAM_CONNECTION_FAILURE),
             PoolError::ConnectTimeout => ("connection timeout", Flags::UPSTREAM_CONNECTION_FAILURE),
+            PoolError::Failed => ("local connection failure", Flags::UPSTREAM_CONNECTION_FAILURE),
         };
         if error == PoolError::PendingOverflow {
             self.info.upstream = None;

@@ -54,6 +54,7 @@ impl Stream<'_> {
                 Err(_) => return self.bad_response(),
                 Ok(None) => return Ok(()),
                 Ok(Some(end)) => {
+                    self.conn.cx.rt.pass("response head");
                     let block = bytes.split_to(end);
                     let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
                     match response::decode_response(block, kind, &bounds) {
@@ -94,7 +95,7 @@ impl Stream<'_> {
         let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 64);
         encode_response(&head, self.request.version, Framing::None, &mut block);
         self.to_down.push(block.freeze());
-        self.count_response(&head);
+        self.count_status(head.status);
         self.flush_down();
     }
 
@@ -210,9 +211,10 @@ impl Stream<'_> {
         let framed = frame_response(&mut head, self.down_framing, self.request.is_method(b"HEAD"), old);
         self.down_framing = framed.body;
         let mut block = self.conn.cx.rt.block(head.fields.byte_size() + 256);
+        self.conn.cx.rt.pass("response encoding");
         encode_response(&head, self.request.version, framed.named, &mut block);
         self.to_down.push(block.freeze());
-        self.count_response(&head);
+        self.count_status(head.status);
         if !self.request_done {
             self.conn.twin.http.inc(Http::DownstreamRqResponseBeforeRqComplete);
         }
@@ -246,12 +248,12 @@ impl Stream<'_> {
         }
     }
 
-    fn count_response(&self, head: &ResponseHead) {
+    pub(super) fn count_status(&self, status: u16) {
         if self.info.health_check {
             return;
         }
         let twin = &self.conn.twin;
-        let (http, listener) = match head.status / 100 {
+        let (http, listener) = match status / 100 {
             1 => (Http::DownstreamRq1xx, ListenerHttp::DownstreamRq1xx),
             2 => (Http::DownstreamRq2xx, ListenerHttp::DownstreamRq2xx),
             3 => (Http::DownstreamRq3xx, ListenerHttp::DownstreamRq3xx),
@@ -280,6 +282,7 @@ impl Stream<'_> {
     }
 
     fn on_body(&mut self, mut chunk: Chunk) -> Result<(), Cut> {
+        self.conn.cx.rt.pass("response body");
         while let Some(body) = self.up.as_mut().and_then(|up| up.body.as_mut()) {
             match body.decode(&mut chunk) {
                 Ok(BodyEvent::NeedMore) => break,

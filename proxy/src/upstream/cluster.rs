@@ -218,16 +218,23 @@ impl ClusterTwin {
         self.shared.breakers.dec(self.gate(priority, limit));
     }
 
+    /// Panics where a test has planted that.
+    pub(super) fn pass(&self, place: &'static str) {
+        self.rt.pass(place);
+    }
+
     /// Takes over the newest list of endpoints; hosts that stay keep their connections.
     pub fn take_endpoints(&self) {
         let list = self.shared.endpoints();
-        let old = std::mem::take(&mut *self.hosts.borrow_mut());
+        let old = self.hosts.borrow().clone();
         let mut known: BTreeMap<_, _> = old.iter().map(|h| (Arc::as_ptr(&h.shared), Rc::clone(h))).collect();
         let fresh: Vec<Rc<Host>> = list
             .iter()
             .map(|e| known.remove(&Arc::as_ptr(e)).unwrap_or_else(|| Rc::new(Host::new(e))))
             .collect();
-        *self.balancer.borrow_mut() = balancer(self.config(), &list, &self.rt);
+        let balancer = balancer(self.config(), &list, &self.rt);
+        // Both at once, and nothing between them that could fail.
+        *self.balancer.borrow_mut() = balancer;
         *self.hosts.borrow_mut() = fresh;
         for host in old.iter().filter(|host| known.contains_key(&Arc::as_ptr(&host.shared))) {
             host.removed.set(true);

@@ -28,6 +28,8 @@ pub enum PoolError {
     RequestOverflow,
     ConnectFailed(NetError),
     ConnectTimeout,
+    /// A bug of ours.
+    Failed,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +144,7 @@ pub fn try_take(host: &Rc<Host>, priority: usize) -> Option<UpstreamConn> {
             continue;
         }
         let mut conn = idle.conn;
+        conn.rt.pass("pool take");
         conn.requests += 1;
         conn.in_use.set(true);
         return Some(conn);
@@ -175,6 +178,7 @@ pub async fn take(
         return Err(PoolError::PendingOverflow);
     }
     let pending = Pending::new(cluster, host, priority);
+    rt.pass("pool wait");
     try_connect(rt, cluster, host, priority);
     poll_fn(|_| pending.poll(rt)).await
 }
@@ -248,38 +252,70 @@ fn start_connect(rt: &Rt, cluster: &Rc<ClusterTwin>, host: &Rc<Host>, priority: 
     host.inc(EndpointStat::CxTotal);
     host.inc(EndpointStat::CxActive);
     cluster.enter(priority, Limit::Connections);
-    let (rt_task, cluster, host) = (rt.clone(), Rc::clone(cluster), Rc::clone(host));
+    let (rt, cluster, host) = (rt.clone(), Rc::clone(cluster), Rc::clone(host));
+    let begun = rt.now();
+    let attempt = Attempt { rt: rt.clone(), cluster, host, priority, begun, error: Some(PoolError::Failed) };
     rt.spawn(async move {
-        let begun = rt_task.now();
-        let result = connect(&rt_task, &cluster, &host).await;
-        host.pools[priority].borrow_mut().connecting -= 1;
-        match result {
-            Ok(socket) => {
-                cluster.stats.record(ClusterHist::UpstreamCxConnectMs, rt_task.now().millis_since(begun));
-                host.pools[priority].borrow_mut().open += 1;
-                let token = cluster.reaper.enter(&cluster, &host, priority, begun, &rt_task);
-                let id = cluster.next_connection.get();
-                cluster.next_connection.set(id + 1);
-                give(UpstreamConn {
-                    local: socket.local_addr(),
-                    socket,
-                    host,
-                    cluster,
-                    id,
-                    priority,
-                    token,
-                    requests: 0,
-                    begun,
-                    by_peer: Cell::new(false),
-                    in_use: Cell::new(false),
-                    rt: rt_task,
-                });
-            }
-            Err(error) => {
-                connect_failed(&cluster, &host, priority, error, rt_task.now().millis_since(begun), &rt_task);
-            }
+        match connect(&attempt.rt, &attempt.cluster, &attempt.host).await {
+            Ok(socket) => attempt.succeeded(socket),
+            Err(error) => attempt.failed(error),
         }
     });
+}
+
+/// A connect under way: whatever becomes of it, its place is given back, and who waits for it learns of its end.
+struct Attempt {
+    rt: Rt,
+    cluster: Rc<ClusterTwin>,
+    host: Rc<Host>,
+    priority: usize,
+    begun: Instant,
+    /// How it ends; `None`: well. A failure of ours unless told otherwise.
+    error: Option<PoolError>,
+}
+
+impl Attempt {
+    fn failed(mut self, error: PoolError) {
+        self.error = Some(error);
+    }
+
+    fn succeeded(mut self, socket: Socket) {
+        self.rt.pass("pool connect");
+        let (rt, begun, priority) = (self.rt.clone(), self.begun, self.priority);
+        let (cluster, host) = (Rc::clone(&self.cluster), Rc::clone(&self.host));
+        cluster.stats.record(ClusterHist::UpstreamCxConnectMs, rt.now().millis_since(begun));
+        let token = cluster.reaper.enter(&cluster, &host, priority, begun, &rt);
+        let id = cluster.next_connection.get();
+        cluster.next_connection.set(id + 1);
+        let conn = UpstreamConn {
+            local: socket.local_addr(),
+            socket,
+            host,
+            cluster,
+            id,
+            priority,
+            token,
+            requests: 0,
+            begun,
+            by_peer: Cell::new(false),
+            in_use: Cell::new(false),
+            rt,
+        };
+        self.error = None;
+        conn.host.pools[priority].borrow_mut().open += 1;
+        drop(self);
+        give(conn);
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.host.pools[self.priority].borrow_mut().connecting -= 1;
+        if let Some(error) = self.error {
+            let lived_ms = self.rt.now().millis_since(self.begun);
+            connect_failed(&self.cluster, &self.host, self.priority, error, lived_ms, &self.rt);
+        }
+    }
 }
 
 async fn connect(rt: &Rt, cluster: &ClusterTwin, host: &Host) -> Result<Socket, PoolError> {
@@ -320,10 +356,9 @@ fn connect_failed(
     stats.inc(Stat::UpstreamCxConnectFail);
     if error == PoolError::ConnectTimeout {
         stats.inc(Stat::UpstreamCxConnectTimeout);
-        stats.inc(Stat::UpstreamCxDestroyLocal);
-    } else {
-        stats.inc(Stat::UpstreamCxDestroyRemote);
     }
+    let by_peer = matches!(error, PoolError::ConnectFailed(_));
+    stats.inc(if by_peer { Stat::UpstreamCxDestroyRemote } else { Stat::UpstreamCxDestroyLocal });
     stats.inc(Stat::UpstreamCxDestroy);
     stats.dec(Stat::UpstreamCxActive);
     stats.record(ClusterHist::UpstreamCxLengthMs, lived_ms);
@@ -348,6 +383,7 @@ impl Waiter {
 
 /// Takes a connection back after a request that ended cleanly: the longest waiter gets it, or it becomes idle.
 pub fn give(mut conn: UpstreamConn) {
+    conn.rt.pass("pool give");
     let config = conn.cluster.config();
     let limit = config.max_requests_per_connection;
     if limit > 0 && conn.requests >= limit {

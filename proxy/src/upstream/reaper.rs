@@ -117,9 +117,11 @@ impl Reaper {
             poll_fn(|_| {
                 rt_task.take_noted(&mut noted);
                 for token in noted.drain(..) {
-                    reaper.look_at(token);
+                    rt_task.contain(|| reaper.look_at(token));
                 }
-                sleep.reset(reaper.sweep(rt_task.now()));
+                // Where looking fails it is not tried again and again: the next change of a connection is one more chance.
+                let next = rt_task.contain(|| reaper.sweep(rt_task.now()));
+                sleep.reset(next.unwrap_or(Instant::FAR));
                 let _wakes_this_task = sleep.poll_due();
                 Poll::<()>::Pending
             })
@@ -133,6 +135,7 @@ impl Reaper {
         let gone = {
             let entries = self.entries.borrow();
             let Some(Some(entry)) = entries.get(token as usize) else { return };
+            entry.cluster.pass("reaper");
             entry.take(token, |idle| {
                 let dead = idle.is_dead();
                 if !dead {

@@ -12,8 +12,11 @@ use std::time::Duration;
 
 use selvedge_runtime::{BlockMut, Chunk, Instant, Sleep, Socket, SocketAddress};
 
+use crate::config::overload::Floor;
 use crate::http::h1::head::{self, EmptyLines, HeadError, HeadScan};
 use crate::http::h1::request::{self, DecodedRequest};
+use crate::limits;
+use crate::overload::Effect;
 use crate::shard::{Cx, ListenerTwin};
 use crate::stats::names::{Http, Http1, HttpHist, Listener, ListenerHist, Worker};
 use crate::stream::{self, Fate};
@@ -145,16 +148,54 @@ impl Conn {
         if self.is_draining() {
             return true;
         }
-        let oldest = self.twin.hcm.max_connection_duration.map(|max| self.begun + max);
-        if oldest.is_some_and(|oldest| self.cx.rt.now() >= oldest) {
+        if self.cx.rt.now() >= self.oldest() {
             self.twin.http.inc(Http::DownstreamCxMaxDurationReached);
-        } else if self.twin.drains(&self.cx) {
+        } else if self.overload_closes() || self.twin.drains(&self.cx) {
             self.twin.http.inc(Http::DownstreamCxDrainClose);
         } else {
             return false;
         }
         self.drain();
         true
+    }
+
+    /// Whether the overload manager asks this client to go. //= envoy: disable_http_keepalive
+    fn overload_closes(&self) -> bool {
+        let closes = self.twin.share(&self.cx, Effect::DisableKeepalive).takes(|| self.cx.rt.random());
+        if closes {
+            self.twin.http.inc(Http::DownstreamCxOverloadDisableKeepalive);
+        }
+        closes
+    }
+
+    /// When a connection has lived for as long as it may.
+    fn oldest(&self) -> Instant {
+        let max = self.twin.hcm.max_connection_duration;
+        max.map_or(Instant::FAR, |max| {
+            self.begun + (max - self.sooner(Effect::ConnectionMax, self.twin.timers.connection_max, max))
+        })
+    }
+
+    /// When an idle connection is done with, that began to wait at `since`.
+    fn idle_end(&self, since: Instant) -> Instant {
+        let idle = self.twin.hcm.idle_timeout;
+        let end = idle.map_or(Instant::FAR, |idle| {
+            since + (idle - self.sooner(Effect::ConnectionIdle, self.twin.timers.connection_idle, idle))
+        });
+        let closes = self.twin.share(&self.cx, Effect::CloseIdle).is_all();
+        if closes { end.min(since + limits::CLOSE_IDLE_AFTER) } else { end }
+    }
+
+    /// When a stream is idle for too long that was so since `since`, before any route.
+    pub(crate) fn stream_idle_end(&self, since: Instant) -> Instant {
+        self.twin.hcm.stream_idle_timeout.map_or(Instant::FAR, |idle| {
+            since + (idle - self.sooner(Effect::StreamIdle, self.twin.timers.stream_idle, idle))
+        })
+    }
+
+    /// How much sooner than configured a timer fires under pressure.
+    pub(crate) fn sooner(&self, effect: Effect, floor: Option<Floor>, max: Duration) -> Duration {
+        if floor.is_none() { Duration::ZERO } else { self.cx.server.overload.sooner(effect, floor, max) }
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -205,14 +246,15 @@ impl Conn {
         }
     }
 
-    /// Waits until something comes, or until `deadline`. `Err`: the deadline passed.
-    async fn bytes_until(&self, deadline: Instant) -> Result<Option<Chunk>, ()> {
-        self.sleep.borrow_mut().reset(deadline);
+    /// Waits until something comes, or until `deadline`, which pressure may move. `Err`: the deadline passed.
+    async fn bytes_until(&self, deadline: impl Fn() -> Instant) -> Result<Option<Chunk>, ()> {
         poll_fn(|_| {
             if let Poll::Ready(bytes) = self.poll_bytes() {
                 return Poll::Ready(Ok(bytes));
             }
-            self.sleep.borrow_mut().poll_due().map(|()| Err(()))
+            let mut sleep = self.sleep.borrow_mut();
+            sleep.reset(deadline());
+            sleep.poll_due().map(|()| Err(()))
         })
         .await
     }
@@ -251,13 +293,12 @@ impl Conn {
 
     /// Waits for a head to begin. A connection whose time is over drains first: what comes then is still served.
     async fn first_bytes(&self) -> Result<Chunk, Next> {
-        let (hcm, http) = (&self.twin.hcm, &self.twin.http);
-        let after = |from: Instant, d: Option<Duration>| d.map_or(Instant::FAR, |d| from + d);
-        let idle = after(self.cx.rt.now(), hcm.idle_timeout);
-        let age = after(self.begun, hcm.max_connection_duration);
+        let http = &self.twin.http;
+        let since = self.cx.rt.now();
+        let deadline = || self.drain_end.get().unwrap_or_else(|| self.idle_end(since).min(self.oldest()));
         let mut lines = EmptyLines::default();
         loop {
-            match self.bytes_until(self.drain_end.get().unwrap_or(idle.min(age))).await {
+            match self.bytes_until(deadline).await {
                 Ok(None) => return Err(Next::Gone),
                 Ok(Some(mut chunk)) => {
                     if !self.spoke.replace(true) {
@@ -272,7 +313,7 @@ impl Conn {
                 }
                 Err(()) if self.is_draining() => return Err(Next::Drained),
                 Err(()) => {
-                    let aged = age < idle;
+                    let aged = self.oldest() < self.idle_end(since);
                     http.inc(if aged {
                         Http::DownstreamCxMaxDurationReached
                     } else {
@@ -292,13 +333,9 @@ impl Conn {
     async fn gather(&self, chunk: &mut Chunk, scan: &mut HeadScan) -> Result<usize, Next> {
         let hcm = &self.twin.hcm;
         let begun = self.cx.rt.now();
-        let bounds = [
-            hcm.request_headers_timeout,
-            hcm.stream_idle_timeout,
-            hcm.request_timeout,
-            hcm.max_stream_duration,
-        ];
-        let deadline = bounds.iter().flatten().min().map_or(Instant::FAR, |d| begun + *d);
+        let bounds = [hcm.request_headers_timeout, hcm.request_timeout, hcm.max_stream_duration];
+        let end = bounds.iter().flatten().min().map_or(Instant::FAR, |d| begun + *d);
+        let deadline = || end.min(self.stream_idle_end(begun));
         self.head_begun.set(Some(begun));
         let mut block = BlockMut::with_capacity(chunk.len() * 2, self.cx.rt.budget());
         block.extend_from_slice(&std::mem::replace(chunk, Chunk::from_static(b"")));
@@ -330,7 +367,7 @@ impl Conn {
         }
         let deadline = self.cx.rt.now() + timeout;
         loop {
-            match self.bytes_until(deadline).await {
+            match self.bytes_until(|| deadline).await {
                 Ok(Some(_)) => {}
                 Ok(None) => return,
                 Err(()) => {
@@ -346,8 +383,7 @@ impl Drop for Conn {
     fn drop(&mut self) {
         let lived = self.cx.rt.now().millis_since(self.begun);
         let (twin, by_peer, busy) = (&self.twin, self.ended.get(), self.busy.get());
-        let max = twin.hcm.max_connection_duration;
-        if !self.is_draining() && max.is_some_and(|max| self.cx.rt.now() >= self.begun + max) {
+        if !self.is_draining() && self.cx.rt.now() >= self.oldest() {
             twin.http.inc(Http::DownstreamCxMaxDurationReached);
         }
         self.cx.server.connections.fetch_sub(1, Relaxed);

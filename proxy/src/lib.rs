@@ -15,6 +15,7 @@ pub mod http;
 pub mod limits;
 pub mod log;
 pub mod observe;
+pub mod overload;
 pub mod process;
 pub mod route;
 pub mod server;

@@ -9,9 +9,18 @@ pub const LOG_LINE_BYTES: usize = 4 * 1024;
 /// Buffers that wait for the writer thread: 64 MiB of lines at most.
 /// stat: `server.selvedge.access_log_lines_dropped`
 pub const LOG_BUFFERS_QUEUED: usize = 1024;
-/// Letters to one shard that it has not read, besides those of control: one says that endpoints have changed, and the
+/// Letters to one shard that it has not read, besides those of control: one says that something has changed, and the
 /// next is due when it was read.
 pub const SHARD_LETTERS: usize = 1;
+/// Shortest time between two rounds of the overload manager: each reads files, and a shorter one would keep a core busy.
+/// envoy: none
+pub const OVERLOAD_REFRESH_MIN: std::time::Duration = std::time::Duration::from_millis(10);
+/// Bytes of a file that a resource monitor reads: a number, or the first lines of one of the kernel's tables.
+/// stat: `overload.<resource>.failed_updates`
+pub const MONITOR_BYTES: u64 = 64 * 1024;
+/// How long a connection has waited for a request before `close_idle_http_connections` takes it: a client that is
+/// about to ask has asked by then.
+pub const CLOSE_IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 /// How old the runtime's own numbers may be in the stats.
 pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often a shard that is leaving looks whether its last connection has gone.

@@ -14,6 +14,7 @@
 mod control;
 pub(crate) mod gauges;
 pub(crate) mod machine;
+pub(crate) mod overload;
 mod resolver;
 mod shards;
 #[cfg(test)]

@@ -18,12 +18,14 @@ use crate::access_log::sink::{LogId, ShardLogs};
 use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
 use crate::config::listener::{Direction, Listener};
+use crate::config::overload::Timers;
 use crate::config::snapshot::Snapshot;
 use crate::downstream::{self, Conn};
 use crate::epoch::Epoch;
 use crate::filters::{self, LocalEntry};
 use crate::http::h1::head::HeadLimits;
 use crate::limits;
+use crate::overload::{Effect, Share, Shares};
 use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names;
@@ -40,6 +42,9 @@ pub struct ServerShared {
     pub next_connection: AtomicU64,
     /// Downstream connections that are open now.
     pub connections: AtomicU64,
+    /// Connections that were refused for their number in the whole process.
+    pub overflows: AtomicU64,
+    pub overload: Shares,
 }
 
 /// The scopes of one listener; every shard takes its blocks from them.
@@ -82,8 +87,8 @@ impl ListenerScopes {
 /// A letter to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Letter {
-    /// Some clusters have new endpoints: see `Changes`.
-    Endpoints,
+    /// Clusters have new endpoints, or the overload manager has moved: see `Changes`.
+    Changes,
     /// Ask connections to go, as `/drain_listeners?graceful` does.
     Drain { inbound_only: bool },
     /// Take no more connections.
@@ -152,6 +157,8 @@ pub struct ListenerTwin {
     pub open: Arc<AtomicU64>,
     /// When `/drain_listeners?graceful` was called.
     drain_begun: Cell<Option<Instant>>,
+    /// What pressure makes of the time limits.
+    pub timers: Timers,
     /// The chain before the router.
     pub filters: Box<[LocalEntry]>,
 }
@@ -187,9 +194,21 @@ impl ListenerTwin {
             filters,
             open: Arc::clone(&scopes.open),
             drain_begun: Cell::new(None),
+            timers: parts
+                .epoch
+                .snapshot
+                .overload
+                .as_ref()
+                .filter(|_| !config.bypasses_overload)
+                .map_or_else(Timers::default, |overload| overload.timers),
             config,
             hcm,
         }
+    }
+
+    /// How far an action of the overload manager has gone here.
+    pub fn share(&self, cx: &Cx, effect: Effect) -> Share {
+        if self.config.bypasses_overload { Share::default() } else { cx.server.overload.get(effect) }
     }
 
     /// Whether a connection is asked to go at its next response.
@@ -236,7 +255,7 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
             flusher.rt.contain(|| flusher.logs.flush());
         }
     });
-    let mut hands = Hands { cx, twins, accepting, changes: parts.changes };
+    let mut hands = Hands { cx, twins, accepting, changes: parts.changes, shrunk: 0 };
     loop {
         let letter = letters.recv().await;
         if letter == Letter::Quit {
@@ -270,14 +289,20 @@ struct Hands {
     twins: Vec<Rc<ListenerTwin>>,
     accepting: Vec<(Direction, TaskId)>,
     changes: Arc<Changes>,
+    /// How often its heap was to shrink.
+    shrunk: u64,
 }
 
 impl Hands {
     fn obey(&mut self, letter: Letter) {
         self.cx.rt.pass("letter");
         match letter {
-            Letter::Endpoints => {
-                for twin in self.changes.take().iter().filter_map(|number| self.cx.clusters.at(*number)) {
+            Letter::Changes => {
+                let noted = self.changes.take();
+                if noted.overload {
+                    self.on_overload();
+                }
+                for twin in noted.clusters.iter().filter_map(|number| self.cx.clusters.at(*number)) {
                     twin.take_endpoints();
                 }
             }
@@ -285,6 +310,16 @@ impl Hands {
             Letter::StopListening { inbound_only } => self.stop_listening(inbound_only),
             Letter::Quit => {}
         }
+    }
+
+    /// The overload manager has moved.
+    fn on_overload(&mut self) {
+        let shrinks = self.cx.server.overload.shrinks();
+        if std::mem::replace(&mut self.shrunk, shrinks) != shrinks {
+            selvedge_runtime::memory::give_back();
+        }
+        // Those that accept, and those whose timers are shorter or longer now.
+        self.cx.rt.wake_all();
     }
 
     fn drain(&self, inbound_only: bool) {
@@ -336,13 +371,26 @@ async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
             return;
         }
     };
-    accept_each(&cx.rt, &listener, |socket| admit(&cx, &twin, socket)).await;
+    let paused = || twin.share(&cx, Effect::StopConnections).is_all();
+    accept_each(&cx.rt, &listener, paused, |socket| admit(&cx, &twin, socket)).await;
 }
 
-/// Accepts for ever. A panic in `admit` ends what was accepted, not the accepting.
-async fn accept_each(rt: &Rt, listener: &selvedge_runtime::Listener, admit: impl Fn(Socket)) {
+/// Accepts for ever, but while it is `paused`. A panic in `admit` ends what was accepted, not the accepting.
+async fn accept_each(
+    rt: &Rt,
+    listener: &selvedge_runtime::Listener,
+    paused: impl Fn() -> bool,
+    admit: impl Fn(Socket),
+) {
     loop {
-        match listener.accept().await {
+        let accepted = poll_fn(|_| {
+            if paused() {
+                listener.pause();
+                return Poll::Pending;
+            }
+            listener.poll_accept()
+        });
+        match accepted.await {
             Ok(socket) => drop(rt.contain(|| admit(socket))),
             Err(NetError::NoDescriptors | NetError::NoBuffers) => {
                 crate::log::warn("conn_handler", "accepting stopped: no descriptors or memory left");
@@ -357,13 +405,20 @@ fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
     cx.rt.pass("admit");
     twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
     // Both cells are shared by all shards: a place is taken first, and given back when there was none.
-    if !take_place(&twin.open, twin.config.max_connections) {
-        twin.stats.inc(names::Listener::DownstreamCxOverflow);
+    let global = cx.snapshot.max_connections.filter(|_| !twin.config.ignores_global_limit);
+    if !take_place(&cx.server.connections, global) {
+        twin.stats.inc(names::Listener::DownstreamGlobalCxOverflow);
+        cx.server.overflows.fetch_add(1, Relaxed);
         return;
     }
-    if !take_place(&cx.server.connections, cx.snapshot.max_connections) {
-        twin.open.fetch_sub(1, Relaxed);
-        twin.stats.inc(names::Listener::DownstreamGlobalCxOverflow);
+    if twin.share(cx, Effect::RejectConnections).takes(|| cx.rt.random()) {
+        cx.server.connections.fetch_sub(1, Relaxed);
+        twin.stats.inc(names::Listener::DownstreamCxOverloadReject);
+        return;
+    }
+    if !take_place(&twin.open, twin.config.max_connections) {
+        cx.server.connections.fetch_sub(1, Relaxed);
+        twin.stats.inc(names::Listener::DownstreamCxOverflow);
         return;
     }
     cx.rt.spawn(downstream::serve(Conn::new(Rc::clone(cx), Rc::clone(twin), socket)));
@@ -418,14 +473,20 @@ mod tests {
                 let listener = rt.adopt_listener(fd).expect("adopted");
                 let (own, seen) = (rt.clone(), Rc::new(Cell::new(0)));
                 let accepting = rt.spawn(async move {
-                    accept_each(&own, &listener, |socket| {
-                        seen.set(seen.get() + 1);
-                        assert!(seen.get() % 2 == 0, "planted");
-                        let served = async move {
-                            let _gone = socket.send(selvedge_runtime::Chunk::from_static(b"hi").into()).await;
-                        };
-                        own.spawn(served);
-                    })
+                    accept_each(
+                        &own,
+                        &listener,
+                        || false,
+                        |socket| {
+                            seen.set(seen.get() + 1);
+                            assert!(seen.get() % 2 == 0, "planted");
+                            let served = async move {
+                                let _gone =
+                                    socket.send(selvedge_runtime::Chunk::from_static(b"hi").into()).await;
+                            };
+                            own.spawn(served);
+                        },
+                    )
                     .await;
                 });
                 while !peers.is_finished() {

@@ -31,6 +31,7 @@ use crate::http::h1::request::DecodedRequest;
 use crate::http::message::{Framing, RequestHead, ResponseHead};
 use crate::observe::flags::Flags;
 use crate::observe::info::StreamInfo;
+use crate::overload::Effect;
 use crate::route::pick::Picked;
 use crate::route::table::{Action, Forward, WeightedEntry};
 use crate::side_call::Answer;
@@ -206,7 +207,8 @@ pub(crate) async fn head_timeout(conn: &Conn, begun: Instant, wire: usize) {
         conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
         stream.reply(Reply::text(408, b"request header timeout", "request_header_timeout"));
     } else {
-        stream.idle_deadline = hcm.stream_idle_timeout.map_or(Instant::FAR, |max| begun + max);
+        stream.idle_timeout = None;
+        stream.idle_deadline = conn.stream_idle_end(begun);
         stream.timed_out(None);
     }
     let cut = stream.pump().await;
@@ -310,6 +312,11 @@ impl<'c> Stream<'c> {
     /// From the head to the last byte. `Some`: it broke off.
     async fn serve(&mut self) -> Option<Cut> {
         self.note_whole();
+        //= envoy: before anything looks at it, and past every filter
+        if self.is_shed() {
+            self.reply(Reply::text(503, b"envoy overloaded", "overload"));
+            return self.pump().await;
+        }
         self.send_continue();
         if let Err(reply) = self.admit() {
             self.reply(reply);
@@ -425,7 +432,18 @@ impl<'c> Stream<'c> {
         let request = if self.request_done { Instant::FAR } else { self.request_deadline };
         let pause = self.filters.as_ref().map_or(Instant::FAR, |f| f.deadline());
         let upstream = self.route_deadline.min(self.try_deadline).min(pause);
-        upstream.min(self.idle_deadline).min(request).min(self.duration_deadline)
+        upstream.min(self.idle_end()).min(request).min(self.duration_deadline)
+    }
+
+    /// When the stream has been idle for too long; pressure may move it.
+    fn idle_end(&self) -> Instant {
+        let floor = self.conn.twin.timers.stream_idle;
+        match self.idle_timeout {
+            Some(idle) if floor.is_some() => {
+                self.idle_deadline - self.conn.sooner(Effect::StreamIdle, floor, idle)
+            }
+            _ => self.idle_deadline,
+        }
     }
 
     /// Drives both directions until the exchange is over. `Some`: it broke off.
@@ -609,7 +627,7 @@ impl<'c> Stream<'c> {
             http.inc(Http::DownstreamRqMaxDurationReached);
             body = "downstream duration timeout";
             "max_duration_timeout"
-        } else if self.idle_deadline <= now {
+        } else if self.idle_end() <= now {
             http.inc(Http::DownstreamRqIdleTimeout);
             self.info.flags.add(Flags::STREAM_IDLE_TIMEOUT);
             "stream_idle_timeout"

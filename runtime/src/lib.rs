@@ -408,6 +408,11 @@ impl Rt {
         self.0.tasks.wake(task);
     }
 
+    /// Wakes every task: something has changed that they look at whenever they run.
+    pub fn wake_all(&self) {
+        self.0.tasks.wake_all();
+    }
+
     /// Does what must not end the current task: a panic in it is caught and told as that of a task, and gives `None`.
     pub fn contain<R>(&self, f: impl FnOnce() -> R) -> Option<R> {
         self.0.tasks.contain(f)

@@ -281,6 +281,11 @@ impl Listener {
         }
     }
 
+    /// Takes no more connections until the next `poll_accept`: they wait with the kernel.
+    pub fn pause(&self) {
+        self.inner.kernel.borrow_mut().stop_accept(self.number);
+    }
+
     pub async fn accept(&self) -> Result<Socket, NetError> {
         poll_fn(|_| self.poll_accept()).await
     }

@@ -80,6 +80,15 @@ impl Tasks {
         }
     }
 
+    pub(crate) fn wake_all(&self) {
+        let mut queue = self.queue.borrow_mut();
+        for (index, slot) in (0u32..).zip(self.slots.borrow_mut().iter_mut()) {
+            if slot.live && !std::mem::replace(&mut slot.queued, true) {
+                queue.push_back(index);
+            }
+        }
+    }
+
     pub(crate) fn is_live(&self, id: TaskId) -> bool {
         self.slots.borrow().get(id.index as usize).is_some_and(|s| s.generation == id.generation && s.live)
     }

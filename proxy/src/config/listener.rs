@@ -28,6 +28,10 @@ pub struct Listener {
     pub direction: Direction,
     /// Connections are asked to go while `/healthcheck/fail` holds.
     pub drains_on_health: bool,
+    /// Its connections count among all, and are not refused for their number.
+    pub ignores_global_limit: bool,
+    /// No action of the overload manager touches it.
+    pub bypasses_overload: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,6 +104,8 @@ pub fn compile(
         },
         //= envoy: drain_type: DEFAULT
         drains_on_health: config.drain_type == 0,
+        ignores_global_limit: config.ignore_global_conn_limit,
+        bypasses_overload: config.bypass_overload_manager,
     })
 }
 

@@ -11,6 +11,7 @@ pub mod hcm;
 pub mod listener;
 pub mod matchers;
 pub mod mutations;
+pub mod overload;
 pub mod regex;
 pub mod rejection;
 pub mod route;

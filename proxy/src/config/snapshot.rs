@@ -8,12 +8,11 @@ use std::sync::Arc;
 use selvedge_runtime::SocketAddress;
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
-use envoy_types::pb::envoy::config::overload::v3::{OverloadManager, resource_monitor};
-use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 
 use crate::config::access_log::{self, AccessLog};
 use crate::config::cluster::{self, Cluster};
 use crate::config::listener::{self, Listener};
+use crate::config::overload::{self, Overload};
 use crate::config::rejection::{At, Fault, Rejection};
 use crate::config::route::Lookup;
 use crate::config::runtime_values::RuntimeValues;
@@ -30,6 +29,7 @@ pub struct Snapshot {
     pub node: Node,
     pub admin: Option<AdminConfig>,
     pub runtime: Arc<RuntimeValues>,
+    pub overload: Option<Arc<Overload>>,
     /// Downstream connections over all listeners and shards.
     pub max_connections: Option<u64>,
 }
@@ -104,9 +104,13 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
     if !rejections.is_empty() {
         return Err(rejections);
     }
-    let overload = config.overload_manager.as_ref();
+    let here = root.field(BOOTSTRAP, "overload_manager");
+    let overload = config.overload_manager.as_ref().map(|own| overload::compile(own, &runtime, &here));
+    let overload = overload.transpose().map_err(fail)?.map(Arc::new);
+    //= envoy: the overload manager's monitor comes before the older key of the runtime
+    let max_connections = overload.as_ref().and_then(|o| o.max_connections());
     let max_connections =
-        max_connections(overload, &runtime, &root.field(BOOTSTRAP, "overload_manager")).map_err(fail)?;
+        max_connections.or_else(|| runtime.integer("overload.global_downstream_max_connections"));
     Ok(Snapshot {
         epoch: 1,
         listeners,
@@ -114,41 +118,9 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
         node,
         admin,
         runtime: Arc::new(runtime),
+        overload,
         max_connections,
     })
-}
-
-/// The one resource that is watched: how many downstream connections there are.
-//= envoy: the overload manager's monitor comes before the older key of the runtime
-fn max_connections(
-    config: Option<&OverloadManager>,
-    runtime: &RuntimeValues,
-    at: &At<'_>,
-) -> Result<Option<u64>, Fault> {
-    const MESSAGE: &str = "OverloadManager";
-    let mut max = None;
-    for (i, monitor) in config.iter().flat_map(|c| &c.resource_monitors).enumerate() {
-        let here = at.item(MESSAGE, "resource_monitors", i);
-        if max.is_some() {
-            return Err(here.refuse(format!("Duplicate resource monitor {}", monitor.name)));
-        }
-        let Some(resource_monitor::ConfigType::TypedConfig(any)) = &monitor.config_type else {
-            return Err(here.refuse(format!(
-                "Didn't find a registered implementation for '{}' with type URL: ''",
-                monitor.name
-            )));
-        };
-        let inner = here.field("ResourceMonitor", "typed_config").unpacked();
-        // The table of fields lets no other type through.
-        let own: DownstreamConnectionsConfig = values::unpack(any, &inner)?;
-        max = Some(u64::try_from(own.max_active_downstream_connections).ok().filter(|n| *n > 0).ok_or_else(
-            || {
-                let field = "max_active_downstream_connections";
-                inner.field("DownstreamConnectionsConfig", field).violates("value must be greater than 0")
-            },
-        )?);
-    }
-    Ok(max.or_else(|| runtime.integer("overload.global_downstream_max_connections")))
 }
 
 fn admin(

@@ -17,6 +17,7 @@ use super::{Bound, Plan};
 use crate::admin::{self, AdminState};
 use crate::args::Mode;
 use crate::log;
+use crate::overload::Monitors;
 use crate::process::Process;
 use crate::shard::Letter;
 
@@ -58,6 +59,7 @@ struct Control<'a> {
     machine: Machine,
     signals: Signals,
     resolvers: Resolvers,
+    monitors: Monitors,
     inputs: UnboundedSender<Input>,
     inbox: UnboundedReceiver<Input>,
     /// Until the shards are made of them.
@@ -79,8 +81,9 @@ impl<'a> Control<'a> {
         let (inputs, inbox) = mpsc::unbounded_channel();
         start_admin(core, gauges, inputs.clone())?;
         let resolvers = Resolvers::default();
+        let monitors = Monitors::new(core.plan.snapshot.overload.as_deref());
         let mut this =
-            Control { core, machine, signals, resolvers, inputs, inbox, bound, shards: Vec::new() };
+            Control { core, machine, signals, resolvers, monitors, inputs, inbox, bound, shards: Vec::new() };
         this.drive().await?;
         Ok(())
     }
@@ -96,6 +99,9 @@ impl<'a> Control<'a> {
             for output in self.machine.poll(self.now(), input) {
                 match output {
                     Output::Ask(question) => self.resolvers.ask(question, &self.inputs),
+                    Output::Measure => {
+                        let _we_hold_its_other_end = self.inputs.send(Input::Measured(self.monitors.read()));
+                    }
                     Output::State(state) => self.tell_state(state),
                     Output::Start => self.start()?,
                     Output::Order(letter) => self.order(letter),
@@ -156,7 +162,7 @@ impl<'a> Control<'a> {
     }
 
     fn ring(&self, shard: usize) {
-        if self.shards[shard].letters.send(Letter::Endpoints).is_err() {
+        if self.shards[shard].letters.send(Letter::Changes).is_err() {
             log::error("main", &format!("shard {shard}: its box is full before it was told anything"));
         }
     }

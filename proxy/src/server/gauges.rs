@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use selvedge_runtime::Instant;
+use selvedge_runtime::{Instant, memory};
 
 use super::control::Core;
 use crate::process::Process;
@@ -83,23 +83,15 @@ impl Gauges {
         self.server.set(Server::State, u64::from(state));
         self.server.set(Server::TotalConnections, core.process.server.connections.load(Relaxed));
         core.process.epoch().clusters.iter().for_each(|c| c.show_breakers());
-        let (physical, heap) = memory();
-        self.server.set(Server::MemoryAllocated, heap);
-        self.server.set(Server::MemoryHeapSize, heap);
-        self.server.set(Server::MemoryPhysicalSize, physical);
+        if let Some(used) = memory::used() {
+            self.server.set(Server::MemoryAllocated, used.private);
+            self.server.set(Server::MemoryHeapSize, used.private);
+            self.server.set(Server::MemoryPhysicalSize, used.resident);
+        }
         let files = core.process.writer.stats();
         self.files.set(Filesystem::WriteCompleted, files.write_completed.load(Relaxed));
         self.files.set(Filesystem::WriteFailed, files.write_failed.load(Relaxed));
         self.files.set(Filesystem::ReopenFailed, files.reopen_failed.load(Relaxed));
         self.own.set(Shard::AccessLogLinesDropped, files.lines_dropped.load(Relaxed));
     }
-}
-
-/// Resident bytes, and those of them that belong to this process alone: reserved address space is no memory.
-fn memory() -> (u64, u64) {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let mut pages = text.split(' ').map(|n| n.trim().parse::<u64>().unwrap_or(0));
-    let (_size, resident) = (pages.next(), pages.next().unwrap_or(0));
-    let shared = pages.next().unwrap_or(0);
-    (resident * 4096, resident.saturating_sub(shared) * 4096)
 }

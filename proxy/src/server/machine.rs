@@ -15,8 +15,10 @@ use selvedge_runtime::Instant;
 use selvedge_runtime::rng::Rng;
 
 use super::gauges::Gauges;
+use super::overload::Overload;
 use crate::admin::Command;
 use crate::epoch::Epoch;
+use crate::overload::Reading;
 use crate::process::Process;
 use crate::shard::Letter;
 use crate::upstream::changes::Changes;
@@ -44,6 +46,8 @@ pub(crate) enum Input {
         answer: Answer,
     },
     ShardEnded(usize),
+    /// Of each monitor of the overload manager.
+    Measured(Vec<Reading>),
     /// It is time: see [`Machine::poll_timeout`].
     Tick,
 }
@@ -51,6 +55,8 @@ pub(crate) enum Input {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Output {
     Ask(Question),
+    /// Read the monitors of the overload manager.
+    Measure,
     /// The server's state, in Envoy's numbers.
     State(u8),
     /// Make the shards, of the newest epoch.
@@ -89,6 +95,7 @@ pub(crate) struct Machine {
     stage: Stage,
     /// By the numbers of their clusters.
     followers: BTreeMap<usize, Follower>,
+    overload: Option<Overload>,
     /// By shard: what it is to look at. `None`: it has ended.
     boxes: Vec<Option<Arc<Changes>>>,
     /// When a graceful drain is over, and whether it is one of inbound listeners alone.
@@ -105,6 +112,7 @@ impl Machine {
         let epoch = process.epoch();
         Machine {
             followers: epoch.clusters.iter().filter_map(|c| Some((c.number, Follower::new(c)?))).collect(),
+            overload: Overload::new(process),
             stopped: vec![false; epoch.snapshot.listeners.len()],
             boxes: (0..process.shards).map(|_| Some(Arc::default())).collect(),
             epoch,
@@ -126,8 +134,9 @@ impl Machine {
     /// When the next tick is due, at the latest.
     pub(crate) fn poll_timeout(&self) -> Instant {
         let names = self.followers.values().map(Follower::poll_timeout).min();
-        let drained = self.drained.map_or(Instant::FAR, |(at, _)| at);
-        names.map_or(drained, |at| at.min(drained))
+        let drained = self.drained.map(|(at, _)| at);
+        let overload = self.overload.as_ref().map(Overload::poll_timeout);
+        [names, drained, overload].into_iter().flatten().min().unwrap_or(Instant::FAR)
     }
 
     /// Takes one input.
@@ -153,6 +162,11 @@ impl Machine {
                     self.end(Some("no shard is left"));
                 }
             }
+            Input::Measured(readings) => {
+                if self.overload.as_mut().is_some_and(|o| o.handle_readings(now, &readings)) {
+                    self.ring_all(Changes::note_overload);
+                }
+            }
             Input::Tick => {}
         }
         self.look_at_clock(now);
@@ -172,6 +186,9 @@ impl Machine {
                 self.followed(cluster, step);
             }
         }
+        if self.overload.as_mut().is_some_and(|o| o.handle_timeout(now)) {
+            self.out.push(Output::Measure);
+        }
         if let Some((_, inbound_only)) = self.drained.take_if(|(at, _)| *at <= now) {
             self.stop_listening(inbound_only);
         }
@@ -183,12 +200,19 @@ impl Machine {
 
     fn followed(&mut self, cluster: usize, (changed, question): (bool, Option<Question>)) {
         self.out.extend(question.map(Output::Ask));
-        // Shards that are made after this begin with what is there by then.
-        if changed && self.stage == Stage::Serving {
-            for (shard, changes) in self.boxes.iter().enumerate() {
-                if changes.as_ref().is_some_and(|c| c.note(cluster)) {
-                    self.out.push(Output::Ring(shard));
-                }
+        if changed {
+            self.ring_all(|changes| changes.note(cluster));
+        }
+    }
+
+    /// Shards that are made after this begin with what is there by then.
+    fn ring_all(&mut self, note: impl Fn(&Changes) -> bool) {
+        if self.stage != Stage::Serving {
+            return;
+        }
+        for (shard, changes) in self.boxes.iter().enumerate() {
+            if changes.as_ref().is_some_and(|c| note(c)) {
+                self.out.push(Output::Ring(shard));
             }
         }
     }
@@ -406,7 +430,7 @@ mod tests {
         let endpoints = driven.process.epoch().clusters[0].endpoints();
         let addresses: Vec<_> = endpoints.iter().map(|e| e.address.to_string()).collect();
         assert_eq!(addresses, ["10.0.0.1:80", "10.0.0.3:81", "10.0.0.4:81"]);
-        assert!(driven.machine.changes(1).take().contains(&0), "the letter is about that cluster");
+        assert!(driven.machine.changes(1).take().clusters.contains(&0), "the letter is about that cluster");
     }
 
     /// Failures are asked again after 1, 2, 3, 3 seconds, and after one success after 1 again.

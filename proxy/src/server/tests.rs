@@ -84,7 +84,7 @@ impl Server {
     /// As the control machine does when a cluster has other endpoints.
     fn tell(&self, cluster: usize) {
         for (shard, changes) in self.shards.iter().zip(&self.changes) {
-            assert!(!changes.note(cluster) || shard.letters.send(Letter::Endpoints).is_ok(), "a full box");
+            assert!(!changes.note(cluster) || shard.letters.send(Letter::Changes).is_ok(), "a full box");
         }
     }
 

@@ -77,7 +77,7 @@ impl Control {
     }
 
     fn ring(&self, shard: usize) {
-        let sent = self.letters.borrow()[shard].send(Letter::Endpoints);
+        let sent = self.letters.borrow()[shard].send(Letter::Changes);
         assert!(sent.is_ok(), "one bell at most is unheard");
     }
 
@@ -92,7 +92,7 @@ impl Control {
                     self.order(Letter::Quit);
                     self.over.set(true);
                 }
-                Output::Ask(_) | Output::State(_) | Output::Start | Output::ReopenLogs => {}
+                Output::Ask(_) | Output::Measure | Output::State(_) | Output::Start | Output::ReopenLogs => {}
             }
         }
     }

@@ -56,6 +56,10 @@ list! {
     ListenerManager "listener_manager.",
     Filesystem "filesystem.",
     Runtime "runtime.",
+    OverloadManager "",
+    OverloadAction "overload.<action>.",
+    OverloadResource "overload.<resource>.",
+    ShrinkHeap "overload.envoy.overload_actions.shrink_heap.",
 }
 
 macro_rules! table {
@@ -535,6 +539,62 @@ table! {
         DeprecatedFeatureSeenSinceProcessStart = "deprecated_feature_seen_since_process_start",
         NumKeys = "num_keys",
         NumLayers = "num_layers",
+        ]
+        histograms [
+        ]
+    }
+}
+
+table! {
+    /// What is there without an overload manager too.
+    OverloadManager / OverloadManagerHist {
+        counters [
+        ResetHighMemoryStream = "envoy.overload_actions.reset_high_memory_stream.count",
+        ]
+        gauges [
+        ]
+        histograms [
+        RefreshIntervalDelay = "overload.refresh_interval_delay",
+        ]
+    }
+}
+
+table! {
+    /// One overload action: `overload.<action>.`
+    OverloadAction / OverloadActionHist {
+        counters [
+        ]
+        gauges [
+        Active = "active",
+        ScalePercent = "scale_percent",
+        ]
+        histograms [
+        ]
+    }
+}
+
+table! {
+    /// One resource monitor: `overload.<resource>.`
+    OverloadResource / OverloadResourceHist {
+        counters [
+        FailedUpdates = "failed_updates",
+        SkippedUpdates = "skipped_updates",
+        ]
+        gauges [
+        Pressure = "pressure",
+        ]
+        histograms [
+        ]
+    }
+}
+
+table! {
+    /// The action that gives free memory back: `overload.envoy.overload_actions.shrink_heap.`
+    ShrinkHeap / ShrinkHeapHist {
+        counters [
+        ShrinkCount = "shrink_count",
+        ]
+        gauges [
         ]
         histograms [
         ]

@@ -19,6 +19,7 @@ use crate::http::message::{Framing, HeaderId as H, Version};
 use crate::http::path::{self, PathFault};
 use crate::observe::flags::Flags;
 use crate::observe::info::UpstreamInfo;
+use crate::overload::Effect;
 use crate::route::pick::{self, Miss, PickInput, Picked};
 use crate::route::rewrite::{self, Chosen};
 use crate::route::table::{Action, Forward, HostRewrite, Mutations, PathRewrite, Target, WeightedEntry};
@@ -28,6 +29,16 @@ use crate::upstream::endpoint::EndpointStat;
 use crate::upstream::pool::{PoolError, UpstreamConn};
 
 impl<'c> Stream<'c> {
+    /// Whether this request is refused for want of resources. //= envoy: stop_accepting_requests
+    pub(super) fn is_shed(&self) -> bool {
+        let (cx, twin) = (&self.conn.cx, &self.conn.twin);
+        let shed = twin.share(cx, Effect::StopRequests).takes(|| cx.rt.random());
+        if shed {
+            twin.http.inc(Http::DownstreamRqOverloadClose);
+        }
+        shed
+    }
+
     /// What the connection manager does to every request before anything looks at it.
     pub(super) fn admit(&mut self) -> Result<(), Reply> {
         let conn = self.conn;

@@ -226,6 +226,8 @@ impl Stream<'_> {
     /// Whether the connection lives on after this response.
     fn decide_keep_alive(&mut self, old: bool) {
         let twin = &self.conn.twin;
+        //= envoy: asked of every response, also where the connection ends anyway
+        let drains = !self.tunnel && self.conn.drains();
         if self.fate != Fate::KeepAlive {
             return;
         }
@@ -238,7 +240,7 @@ impl Stream<'_> {
             self.fate = Fate::CloseDelayed;
         } else if old && self.down_framing == Framing::Chunked {
             self.fate = Fate::Close;
-        } else if !self.tunnel && self.conn.drains() {
+        } else if drains {
             //= envoy: the end of the drain closes the connection, whatever else would have
         } else if !self.keep_alive {
             self.fate = closed;

@@ -24,6 +24,11 @@ fn fresh_dir(contender: &Contender, group: &Group) -> PathBuf {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     fs::remove_dir_all(&dir).ok();
     fs::create_dir_all(&dir).expect("a directory");
+    for step in group.scenarios.iter().flat_map(|s| &s.steps) {
+        if let Act::Pressure { monitor, .. } = &step.act {
+            fs::write(dir.join(monitor), "0").expect("a file");
+        }
+    }
     dir
 }
 
@@ -120,6 +125,7 @@ impl Play<'_, '_> {
                 self.show(&format!("{method} {path}"), &answer);
                 Ok(())
             }
+            Act::Pressure { monitor, value } => self.press(monitor, value),
             Act::Validate { file, mentions } => {
                 self.validate(scenario, file, mentions);
                 Ok(())
@@ -133,6 +139,23 @@ impl Play<'_, '_> {
             }
             Act::Peer { peer, verb } => self.peer(peer, verb),
         }
+    }
+
+    /// Puts another file in the place of the one that the monitor reads, and waits until it was read.
+    fn press(&mut self, monitor: &str, value: &str) -> Result<(), String> {
+        let (new, file) = (self.stage.dir.join("pressure"), self.stage.dir.join(monitor));
+        fs::write(&new, value).and_then(|()| fs::rename(&new, &file)).expect("a file");
+        let pressure: f64 = value.parse().expect("a number");
+        #[expect(clippy::cast_possible_truncation, reason = "a share")]
+        let percent = (pressure * 100.0) as i64;
+        let by = std::time::Instant::now() + crate::wire::STEP_MAX;
+        let name = format!("overload.{monitor}.pressure");
+        while self.proxy().stats().get(&name) != Some(&percent) {
+            if std::time::Instant::now() > by {
+                return Err(format!("{name} does not become {percent}\n"));
+            }
+        }
+        Ok(())
     }
 
     fn proxy(&mut self) -> &mut Proxy {

@@ -46,6 +46,8 @@ pub enum Act {
     Fence,
     /// A request to the admin address; `head`: its head is shown too.
     Admin { method: String, path: String, head: bool },
+    /// What a monitor `injected_resource` of that name reads from now on.
+    Pressure { monitor: String, value: String },
     /// Exit code and message of `--mode validate`, which must contain the text.
     Validate { file: String, mentions: String },
 }
@@ -162,6 +164,10 @@ fn parse_act(word: &str, rest: &str) -> Option<Act> {
         "admin" | "admin-head" => {
             let (method, path) = rest.split_once(' ')?;
             Act::Admin { method: method.to_owned(), path: path.to_owned(), head: word == "admin-head" }
+        }
+        "pressure" => {
+            let (monitor, value) = rest.split_once(' ')?;
+            Act::Pressure { monitor: monitor.to_owned(), value: value.to_owned() }
         }
         "validate" => {
             let (file, mentions) = rest.split_once(' ').unwrap_or((rest, ""));

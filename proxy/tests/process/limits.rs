@@ -15,7 +15,7 @@ use crate::process::{ANY, Dir, GET, PATIENCE, Proxy, ask, bootstrap, drivers, li
 fn connection_limits() {
     let runtime =
         |key: &str| format!("layered_runtime: {{layers: [{{name: s, static_layer: {{{key}: 2}}}}]}}");
-    let monitor = "overload_manager: {resource_monitors: [{name: m, typed_config: {\"@type\": type.googleapis.com/envoy.\
+    let monitor = "overload_manager: {resource_monitors: [{name: envoy.resource_monitors.global_downstream_max_connections, typed_config: {\"@type\": type.googleapis.com/envoy.\
                    extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig, \
                    max_active_downstream_connections: 2}}]}";
     for (what, more, counter) in [

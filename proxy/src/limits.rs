@@ -27,11 +27,9 @@ pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_s
 pub const LEAVING_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
 /// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.
 pub const PUMP_BYTES: usize = 128 * 1024;
-/// A body is read in large buffers when at least this much of it is still to come.
+/// A body of at least this length is read in large buffers, and so is what follows it on its connection until a
+/// shorter one comes: a switch costs a cancelled receive, and small buffers that are filled meanwhile.
 pub const LARGE_BODY_BYTES: u64 = 32 * 1024;
-/// A request's body is read in large buffers from this length on: its receive is armed already, and changing it costs
-/// as much as reading a few small buffers.
-pub const LARGE_UPLOAD_BYTES: u64 = 256 * 1024;
 /// Interim responses before the final one: nobody needs more than a few, and each costs the reading of a head.
 /// envoy: none. stat: `cluster.<name>.upstream_cx_protocol_error`
 pub const INTERIM_RESPONSES: u32 = 32;

@@ -687,14 +687,13 @@ impl<'c> Stream<'c> {
         if self.request_framing == Framing::None && !open {
             self.request_ended();
         }
-        if self.uploads() {
-            self.conn.socket.set_recv_class(RecvClass::Large);
-        }
+        let class = if self.uploads() { RecvClass::Large } else { RecvClass::Small };
+        self.conn.socket.set_recv_class(class);
     }
 
     /// Whether the request says that its body is long.
     fn uploads(&self) -> bool {
-        matches!(self.request_framing, Framing::Length(n) if n >= crate::limits::LARGE_UPLOAD_BYTES)
+        matches!(self.request_framing, Framing::Length(n) if n >= crate::limits::LARGE_BODY_BYTES)
     }
 
     fn request_ended(&mut self) {
@@ -702,9 +701,6 @@ impl<'c> Stream<'c> {
             return;
         }
         self.request_done = true;
-        if self.uploads() {
-            self.conn.socket.set_recv_class(RecvClass::Small);
-        }
         let now = self.conn.cx.rt.now();
         self.info.stamps.request_last = Some(now);
         if let Some(timeout) = self.route_timeout {

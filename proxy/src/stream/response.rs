@@ -113,11 +113,8 @@ impl Stream<'_> {
         charge_code(&self.info, self.origin.internal, &up.cluster, response.head.status);
         let good = response.head.status < 500;
         up.conn.host.inc(if good { EndpointStat::RqSuccess } else { EndpointStat::RqError });
-        if let Framing::Length(n) = response.framing
-            && n >= rest.len() as u64 + limits::LARGE_BODY_BYTES
-        {
-            up.conn.socket.set_recv_class(RecvClass::Large);
-        }
+        let long = matches!(response.framing, Framing::Length(n) if n >= limits::LARGE_BODY_BYTES);
+        up.conn.socket.set_recv_class(if long { RecvClass::Large } else { RecvClass::Small });
         self.try_deadline = selvedge_runtime::Instant::FAR;
         let mut head = response.head;
         head.fields.join_repeated(JOINED_IN_RESPONSE);

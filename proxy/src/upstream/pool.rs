@@ -10,9 +10,7 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use selvedge_runtime::{
-    ConnectOptions, Instant, Keepalive, NetError, RecvClass, Rt, Socket, SocketAddress, TaskId,
-};
+use selvedge_runtime::{ConnectOptions, Instant, Keepalive, NetError, Rt, Socket, SocketAddress, TaskId};
 
 use super::breaker::Limit;
 use super::cluster::{ClusterTwin, Host};
@@ -416,7 +414,6 @@ pub fn give(mut conn: UpstreamConn) {
     if host.removed.get() {
         return;
     }
-    conn.socket.set_recv_class(RecvClass::Small);
     conn.cluster.reaper.watch(&conn);
     pool.borrow_mut().idle.push(Idle { conn, since: now });
 }

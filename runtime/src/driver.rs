@@ -78,7 +78,6 @@ impl fmt::Display for StartError {
 impl std::error::Error for StartError {}
 
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one value a shard")]
 pub(crate) enum Driver {
     Uring(Uring),
     Epoll(Epoll),

@@ -1,7 +1,7 @@
 //! The epoll driver: the same completions over edge-triggered readiness.
 //!
-//! Sends are collected and tried together when the turn begins, as the ring does: so the kernel's and the proxy's
-//! code each run in one go. A receive reads while the socket is armed and readable, a few times a turn.
+//! Sends are collected and tried together when the turn begins, as the ring does, and what is readable is read
+//! together when it is known, each in one system call: so the kernel's and the proxy's code each run in one go.
 //! Invariant: a slot that is armed and readable stands in `ready`, so no edge is forgotten.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::addr::SocketAddress;
+use crate::batch::Batch;
 use crate::buf::{Chunks, Group};
 use crate::limits;
 use crate::listen::{self, RawAddress};
@@ -51,6 +52,14 @@ struct Listening {
     readable: bool,
 }
 
+/// A receive of the batch: whose, and the buffer that it reads into.
+#[derive(Debug)]
+struct Reading {
+    index: u32,
+    buffer: u16,
+    class: RecvClass,
+}
+
 /// Readiness of one shard.
 #[derive(Debug)]
 pub(crate) struct Epoll {
@@ -66,7 +75,14 @@ pub(crate) struct Epoll {
     /// Sends to try when the next turn begins; their bytes lie with the socket's slot.
     sends: Vec<SockId>,
     listeners: Vec<Listening>,
-    gather: Box<Gather>,
+    batch: Batch,
+    /// The sends of the batch.
+    trying: Vec<SockId>,
+    /// Parts of the batch's gathered sends: the first `gathered`; the others are spare.
+    gathers: Vec<Gather>,
+    gathered: usize,
+    /// The receives of the batch.
+    reading: Vec<Reading>,
     events: Vec<libc::epoll_event>,
     skipped: bool,
 }
@@ -93,7 +109,11 @@ impl Epoll {
             pending: Vec::new(),
             sends: Vec::new(),
             listeners: Vec::new(),
-            gather: Gather::empty(),
+            batch: Batch::new(),
+            trying: Vec::new(),
+            gathers: Vec::new(),
+            gathered: 0,
+            reading: Vec::new(),
             events: Vec::with_capacity(limits::EVENTS_PER_TURN),
             skipped: false,
         };
@@ -149,48 +169,43 @@ impl Epoll {
         into.append(&mut self.sends);
     }
 
+    /// Collects it for the batch that the turn begins with; the chunks live until then.
     pub(crate) fn try_send(&mut self, id: SockId, fd: Fd, chunks: &Chunks) {
-        let result = match self.sendmsg(fd, chunks) {
-            Err(NetError::Os(libc::EAGAIN)) => {
-                let slot = &mut self.slots[id.index as usize];
-                if !slot.gives_up_send {
-                    slot.waits_send = true;
-                    return;
-                }
-                Err(NetError::Canceled)
+        if self.batch.is_full() {
+            self.flush_sends();
+        }
+        let mut parts = chunks.iter();
+        let (first, second) = (parts.next().expect("a send has bytes"), parts.next());
+        if second.is_none() {
+            self.batch.write(fd, first);
+        } else {
+            if self.gathers.len() == self.gathered {
+                self.gathers.push(Gather::empty());
             }
-            result => result,
-        };
-        self.pending.push(Completion::Sent { id, result });
+            let gather = &mut self.gathers[self.gathered];
+            self.gathered += 1;
+            gather.fill(chunks);
+            self.batch.write_gathered(fd, &gather.parts);
+        }
+        self.trying.push(id);
     }
 
-    /// One piece goes by `send`, which asks less of the kernel than `sendmsg`.
-    fn sendmsg(&mut self, fd: Fd, chunks: &Chunks) -> Result<usize, NetError> {
-        let only = if chunks.count() == 1 { chunks.iter().next() } else { None };
-        if only.is_none() {
-            self.gather.fill(chunks);
-        }
-        loop {
-            let sent = match only {
-                Some(chunk) => {
-                    // WHY: the bytes go from where they lie.
-                    // SAFETY: the chunk lives across the call.
-                    unsafe { libc::send(fd, chunk.as_ptr().cast(), chunk.len(), libc::MSG_NOSIGNAL) }
+    fn flush_sends(&mut self) {
+        for (id, result) in self.trying.drain(..).zip(self.batch.run()) {
+            let result = match result {
+                Err(NetError::Os(libc::EAGAIN)) => {
+                    let slot = &mut self.slots[id.index as usize];
+                    if !slot.gives_up_send {
+                        slot.waits_send = true;
+                        continue;
+                    }
+                    Err(NetError::Canceled)
                 }
-                None => {
-                    // WHY: one call takes head and body from where they lie.
-                    // SAFETY: the header points to chunks that live across the call.
-                    unsafe { libc::sendmsg(fd, &raw const self.gather.header, libc::MSG_NOSIGNAL) }
-                }
+                result => result,
             };
-            if let Ok(sent) = usize::try_from(sent) {
-                return Ok(sent);
-            }
-            match last_os_error() {
-                libc::EINTR => {}
-                code => return Err(NetError::from_os(code)),
-            }
+            self.pending.push(Completion::Sent { id, result });
         }
+        self.gathered = 0;
     }
 
     pub(crate) fn cancel_send(&mut self, id: SockId) {
@@ -262,8 +277,9 @@ impl Epoll {
         }
     }
 
-    /// One turn: waits at most `wait`, and collects. The collected sends were tried before.
+    /// One turn: sends what was collected, waits at most `wait`, and collects.
     pub(crate) fn turn(&mut self, wait: Option<Duration>, spin: &mut Spin, out: &mut Vec<Completion>) {
+        self.flush_sends();
         out.append(&mut self.pending);
         let busy =
             !out.is_empty() || !self.ready.is_empty() || self.listeners.iter().any(|l| l.armed && l.readable);
@@ -387,62 +403,71 @@ impl Epoll {
         }
     }
 
+    /// Reads what is armed and readable, a few times: one buffer each time, all of them in one batch.
     fn read_ready(&mut self, out: &mut Vec<Completion>) {
-        for index in std::mem::take(&mut self.ready) {
-            let slot = &mut self.slots[index as usize];
-            slot.queued = false;
-            if !slot.open {
-                continue;
+        for _ in 0..limits::READS_PER_TURN {
+            if self.ready.is_empty() {
+                return;
             }
-            self.read(index, out);
-            let slot = &mut self.slots[index as usize];
-            if slot.armed.is_some() && slot.readable && !slot.queued {
-                slot.queued = true;
-                self.ready.push(index);
+            let ready = std::mem::take(&mut self.ready);
+            for part in ready.chunks(limits::BATCH_OPERATIONS) {
+                for &index in part {
+                    self.begin_read(index, out);
+                }
+                self.finish_reads(out);
             }
         }
     }
 
-    fn read(&mut self, index: u32, out: &mut Vec<Completion>) {
-        for _ in 0..limits::READS_PER_TURN {
-            let slot = &self.slots[index as usize];
+    fn begin_read(&mut self, index: u32, out: &mut Vec<Completion>) {
+        let slot = &mut self.slots[index as usize];
+        slot.queued = false;
+        let (Some(class), true, true) = (slot.armed, slot.readable, slot.open) else { return };
+        let group = if class == RecvClass::Small { &self.small } else { &self.large };
+        let Some(buffer) = group.pop_free() else {
+            slot.armed = None;
             let id = SockId { index, generation: slot.generation };
-            let (Some(class), true) = (slot.armed, slot.readable) else { return };
-            let fd = slot.fd;
-            let group = Rc::clone(self.group(class));
-            let Some(buffer) = group.pop_free() else {
-                self.slots[index as usize].armed = None;
-                out.push(Completion::Recv { id, result: Err(NetError::NoBuffers), more: false });
-                return;
-            };
-            let room = group.buffer_bytes;
-            // WHY: the bytes land where the chunk will view them.
-            // SAFETY: the buffer is free, so no chunk views it, and it holds `room` bytes.
-            let got = unsafe { libc::recv(fd, group.memory_of(buffer).cast(), room, 0) };
+            out.push(Completion::Recv { id, result: Err(NetError::NoBuffers), more: false });
+            return;
+        };
+        self.batch.read(slot.fd, group.memory_of(buffer), group.buffer_bytes);
+        self.reading.push(Reading { index, buffer, class });
+    }
+
+    fn finish_reads(&mut self, out: &mut Vec<Completion>) {
+        for (Reading { index, buffer, class }, result) in self.reading.drain(..).zip(self.batch.run()) {
+            let group = if class == RecvClass::Small { &self.small } else { &self.large };
             let slot = &mut self.slots[index as usize];
-            match usize::try_from(got) {
-                Ok(0) => {
-                    group.push_free(buffer);
-                    (slot.armed, slot.readable) = (None, false);
-                    out.push(Completion::Recv { id, result: Ok(None), more: false });
-                }
+            let (result, more) = match result {
+                Ok(0) => (Some(Ok(None)), false),
                 Ok(n) => {
                     // Less than asked for: the queue is empty, and the next bytes are a new edge.
-                    slot.readable = n == room || slot.hung_up;
-                    out.push(Completion::Recv { id, result: Ok(Some(group.lend(buffer, n))), more: true });
+                    slot.readable = n == group.buffer_bytes || slot.hung_up;
+                    (Some(Ok(Some(group.lend(buffer, n)))), true)
                 }
-                Err(_) => {
-                    group.push_free(buffer);
-                    match last_os_error() {
-                        libc::EAGAIN => slot.readable = false,
-                        libc::EINTR => {}
-                        code => {
-                            (slot.armed, slot.readable) = (None, false);
-                            let result = Err(NetError::from_os(code));
-                            out.push(Completion::Recv { id, result, more: false });
-                        }
-                    }
+                Err(NetError::Os(libc::EAGAIN)) => {
+                    slot.readable = false;
+                    (None, true)
                 }
+                Err(NetError::Os(libc::EINTR)) => (None, true),
+                Err(error) => (Some(Err(error)), false),
+            };
+            if !matches!(result, Some(Ok(Some(_)))) {
+                group.push_free(buffer);
+            }
+            if !more {
+                (slot.armed, slot.readable) = (None, false);
+            }
+            if slot.readable {
+                slot.queued = true;
+                self.ready.push(index);
+            }
+            if let Some(result) = result {
+                out.push(Completion::Recv {
+                    id: SockId { index, generation: slot.generation },
+                    result,
+                    more,
+                });
             }
         }
     }

@@ -4,6 +4,7 @@
 //! randomness or the network: nothing here is global, so that many shards can live on one thread in simulation.
 
 mod addr;
+mod batch;
 mod buf;
 pub mod cpu;
 mod driver;

@@ -25,6 +25,11 @@ pub const JOIN_BYTES: usize = 512;
 pub const SEND_CHUNKS: usize = 32;
 /// Reads of one socket in one turn of the epoll driver, so that one sender cannot starve the others.
 pub const READS_PER_TURN: usize = 4;
+/// Operations that the epoll driver runs in one system call; more are several calls. The kernel counts twice as many
+/// against `fs.aio-max-nr` (65,536 unless set).
+pub const BATCH_OPERATIONS: usize = 128;
+/// Operations from which on one call for all costs less than a call for each.
+pub const BATCH_WORTH: usize = 2;
 /// Connections accepted in one turn of the epoll driver.
 pub const ACCEPTS_PER_TURN: usize = 64;
 /// Readiness events taken in one turn of the epoll driver.

@@ -266,11 +266,11 @@ impl fmt::Debug for Gather {
 }
 
 impl Gather {
-    pub(crate) fn empty() -> Box<Gather> {
+    pub(crate) fn empty() -> Gather {
         // WHY: msghdr has private padding on some targets, so it cannot be written out.
         // SAFETY: all-zero is a valid msghdr: no name, no control data, no parts.
         let header = unsafe { std::mem::zeroed() };
-        Box::new(Gather { header, parts: Vec::with_capacity(crate::limits::SEND_CHUNKS) })
+        Gather { header, parts: Vec::with_capacity(crate::limits::SEND_CHUNKS) }
     }
 
     /// Points at the first chunks of a send.

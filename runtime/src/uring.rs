@@ -258,7 +258,7 @@ impl Uring {
         } else {
             self.make_room();
             if self.gathers.len() == self.gathered {
-                self.gathers.push(Gather::empty());
+                self.gathers.push(Box::new(Gather::empty()));
             }
             let gather = &mut self.gathers[self.gathered];
             self.gathered += 1;

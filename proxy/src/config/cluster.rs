@@ -151,7 +151,8 @@ pub fn compile(
     let connect_timeout_at = at.field(MESSAGE, "connect_timeout");
     let connect_timeout =
         values::duration_or(config.connect_timeout.as_ref(), CONNECT_TIMEOUT, &connect_timeout_at)?;
-    if connect_timeout.is_zero() {
+    // Less than a millisecond is none, and allowed.
+    if config.connect_timeout.is_some_and(|t| (t.seconds, t.nanos) == (0, 0)) {
         return Err(connect_timeout_at.violates("value must be greater than 0s"));
     }
     let kind = kind(config, at)?;
@@ -169,7 +170,7 @@ pub fn compile(
     let http = http_options(config, at)?;
     let name: Arc<str> = Arc::from(config.name.as_str());
     let stat_name = if config.alt_stat_name.is_empty() { &config.name } else { &config.alt_stat_name };
-    let panic = config.common_lb_config.as_ref().and_then(|c| c.healthy_panic_threshold.as_ref());
+    let panic = panic_threshold(config, at)?;
     Ok(Cluster {
         stat_name: Arc::from(stat_name.replace(':', "_")),
         observability_name: Arc::from(stat_name.as_str()),
@@ -179,9 +180,7 @@ pub fn compile(
         endpoints,
         overprovisioning_factor,
         lb: lb_policy(config, runtime, at)?,
-        healthy_panic_threshold: runtime
-            .number("upstream.healthy_panic_threshold")
-            .unwrap_or_else(|| panic.map_or(50.0, |p| p.value)),
+        healthy_panic_threshold: runtime.number("upstream.healthy_panic_threshold").unwrap_or(panic),
         connect_timeout,
         breakers,
         track_remaining,
@@ -261,6 +260,20 @@ fn kind(config: &cluster::Cluster, at: &At<'_>) -> Result<ClusterKind, Fault> {
     }
 }
 
+/// In percent.
+fn panic_threshold(config: &cluster::Cluster, at: &At<'_>) -> Result<f64, Fault> {
+    let set = config.common_lb_config.as_ref().and_then(|c| c.healthy_panic_threshold.as_ref());
+    match set {
+        None => Ok(50.0),
+        Some(percent) if (0.0..=100.0).contains(&percent.value) => Ok(percent.value),
+        Some(_) => {
+            let here = at.field(MESSAGE, "common_lb_config");
+            let here = here.field("CommonLbConfig", "healthy_panic_threshold");
+            Err(here.field("Percent", "value").violates("value must be inside range [0, 100]"))
+        }
+    }
+}
+
 fn dns(config: &cluster::Cluster, at: &At<'_>) -> Result<DnsOptions, Fault> {
     let rate_at = at.field(MESSAGE, "dns_refresh_rate");
     let refresh_rate =
@@ -274,6 +287,9 @@ fn dns(config: &cluster::Cluster, at: &At<'_>) -> Result<DnsOptions, Fault> {
             let here = at.field(MESSAGE, "dns_failure_refresh_rate");
             let base_at = here.field("RefreshRate", "base_interval");
             let Some(base) = &rate.base_interval else { return Err(base_at.violates("value is required")) };
+            if base.seconds == 0 && base.nanos <= 1_000_000 {
+                return Err(base_at.violates("value must be greater than 1ms"));
+            }
             let base = values::duration(base, &base_at)?;
             let bound = match &rate.max_interval {
                 Some(bound) => values::duration(bound, &here.field("RefreshRate", "max_interval"))?,
@@ -544,12 +560,20 @@ fn common_options(config: Option<&core::HttpProtocolOptions>, at: &At<'_>) -> Re
             &at.field(MESSAGE, "max_connection_duration"),
         )?,
         max_headers_count: headers_count(config, at)?,
-        max_response_headers_kb: config
-            .max_response_headers_kb
-            .as_ref()
-            .map_or(RESPONSE_HEADERS_KB, |m| m.value),
+        max_response_headers_kb: response_headers_kb(config, at)?,
         h1: UpstreamHttp1::default(),
     })
+}
+
+fn response_headers_kb(config: &core::HttpProtocolOptions, at: &At<'_>) -> Result<u32, Fault> {
+    match &config.max_response_headers_kb {
+        None => Ok(RESPONSE_HEADERS_KB),
+        Some(kb) if (1..=8192).contains(&kb.value) => Ok(kb.value),
+        Some(_) => {
+            let here = at.field("HttpProtocolOptions", "max_response_headers_kb");
+            Err(here.violates("value must be inside range (0, 8192]"))
+        }
+    }
 }
 
 /// `max_headers_count`, 100 by default.

@@ -69,6 +69,12 @@ pub fn compile(
     if config.bind_to_port.is_some_and(|b| !b.value) {
         return Err(at.field(MESSAGE, "bind_to_port").refuse("bind_to_port: false is not implemented"));
     }
+    if config.max_connections_to_accept_per_socket_event.is_some_and(|most| most.value == 0) {
+        let here = at.field(MESSAGE, "max_connections_to_accept_per_socket_event");
+        return Err(here.violates("value must be greater than 0"));
+    }
+    let timeout = config.listener_filters_timeout.as_ref();
+    values::timeout(timeout, None, &at.field(MESSAGE, "listener_filters_timeout"))?;
     let mut addresses = Vec::new();
     let here = at.field(MESSAGE, "address");
     let Some(address) = &config.address else { return Err(here.violates("value is required")) };

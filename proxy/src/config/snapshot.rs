@@ -4,6 +4,7 @@
 //! Not here: health, resolved addresses, counters; those live outside of epochs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use selvedge_runtime::SocketAddress;
 
@@ -67,6 +68,7 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
     let runtime =
         RuntimeValues::compile(config.layered_runtime.as_ref(), &root.field(BOOTSTRAP, "layered_runtime"))
             .map_err(fail)?;
+    harmless_durations(config, &root).map_err(fail)?;
     let resources = config.static_resources.clone().unwrap_or_default();
     let here = root.field(BOOTSTRAP, "static_resources");
     let mut rejections = Vec::new();
@@ -121,6 +123,36 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
         overload,
         max_connections,
     })
+}
+
+/// Time limits that mean nothing here are still to be such.
+fn harmless_durations(config: &bootstrap::Bootstrap, root: &At<'_>) -> Result<(), Fault> {
+    let here = root.field(BOOTSTRAP, "stats_flush_interval");
+    if let Some(interval) = &config.stats_flush_interval {
+        let every = values::duration(interval, &here)?;
+        if !(Duration::from_millis(1)..Duration::from_secs(300)).contains(&every) {
+            return Err(here.violates("value must be inside range [1ms, 5m0s)"));
+        }
+    }
+    let dogs = config.watchdogs.as_ref();
+    let main = dogs.and_then(|d| d.main_thread_watchdog.as_ref());
+    let worker = dogs.and_then(|d| d.worker_watchdog.as_ref());
+    #[expect(deprecated, reason = "part of the API")]
+    let old = config.watchdog.as_ref();
+    for dog in [old, main, worker].into_iter().flatten() {
+        let here = root.field(BOOTSTRAP, "watchdogs");
+        let all = [
+            &dog.miss_timeout,
+            &dog.megamiss_timeout,
+            &dog.kill_timeout,
+            &dog.multikill_timeout,
+            &dog.max_kill_timeout_jitter,
+        ];
+        for timeout in all {
+            values::timeout(timeout.as_ref(), None, &here)?;
+        }
+    }
+    Ok(())
 }
 
 fn admin(

@@ -130,8 +130,13 @@ fn dechunked(mut body: &str) -> String {
 
 impl Drop for Selvedge {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = self.child.kill();
+        // It may have ended by itself; and its own end writes what it has measured of itself.
+        let pid = self.child.id().to_string();
+        let asked = matches!(self.child.try_wait(), Ok(None))
+            && Command::new("kill").args(["-s", "TERM", &pid]).status().is_ok_and(|s| s.success());
+        if !asked {
+            let _ended = self.child.kill();
+        }
         let _reaped = self.child.wait();
         let _rest = self.log.read_to_string(&mut String::new());
     }

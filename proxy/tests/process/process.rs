@@ -286,6 +286,14 @@ pub fn send(signal: &str, pid: u32) {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        // Its own end writes what it has measured of itself.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal("TERM");
+            let by = Instant::now() + Duration::from_secs(3);
+            while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < by {
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
         self.child.kill().ok();
         self.child.wait().ok();
     }

@@ -415,7 +415,10 @@ impl<'c> Stream<'c> {
                     Poll::Pending => self.poll_client(context).map(Err),
                 });
                 match event.await {
-                    Ok(taken) => return Ok(taken),
+                    Ok(taken) => {
+                        self.waited = true;
+                        return Ok(taken);
+                    }
                     Err(Event::Deadline) => match self.slept() {
                         Some(dir) => self.on_answer(dir, Answer::Slept).map_err(Some)?,
                         None => self.timed_out(Some(cluster)).map_or(Ok(()), |cut| Err(Some(cut)))?,

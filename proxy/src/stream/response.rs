@@ -230,8 +230,7 @@ impl Stream<'_> {
         }
         let most = twin.hcm.max_requests_per_connection;
         //= envoy: doEndStream: where the reply is made while the head is read, the rest of the request may be to come
-        let unframed = old && self.down_framing == Framing::None;
-        let closed = if self.waited || unframed { Fate::Close } else { Fate::CloseDelayed };
+        let closed = if self.waited { Fate::Close } else { Fate::CloseDelayed };
         if !self.request_done && !self.tunnel {
             //= envoy: a response before the end of the request closes the connection
             self.fate = Fate::CloseDelayed;

@@ -512,6 +512,12 @@ impl Group {
         self.blocks.borrow().len() * self.buffer_bytes
     }
 
+    /// Allocations that it has made, and keeps.
+    #[cfg(feature = "sim")]
+    pub(crate) fn allocations(&self) -> usize {
+        self.blocks.borrow().len() + self.memory.borrow().len()
+    }
+
     /// The memory of a buffer, for a kernel that is to write it.
     pub(crate) fn memory_of(&self, id: u16) -> *mut u8 {
         // WHY: the address goes into the provided ring.

@@ -124,6 +124,15 @@ impl Driver {
         }
     }
 
+    /// Connections that a simulated kernel handed over, and that were not given back unseen.
+    #[cfg(feature = "sim")]
+    pub(crate) fn accepted(&self) -> u64 {
+        match self {
+            Driver::Uring(_) | Driver::Epoll(_) => 0,
+            Driver::Sim(d) => d.accepted,
+        }
+    }
+
     /// Makes a descriptor of unknown settings one of this driver's: the two want sockets of opposite kinds.
     pub(crate) fn prepare(&self, fd: Fd) {
         match self {

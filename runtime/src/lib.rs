@@ -123,6 +123,17 @@ pub(crate) struct Inner {
     rng: Rng,
     bell: Bell,
     planted: Planted,
+    #[cfg(feature = "sim")]
+    operations: sim::Operations,
+}
+
+impl Inner {
+    /// Something was asked of the runtime: a simulated shard that asks without end in one turn is found so.
+    #[inline]
+    pub(crate) fn operate(&self) {
+        #[cfg(feature = "sim")]
+        self.operations.count();
+    }
 }
 
 impl fmt::Debug for Inner {
@@ -211,6 +222,8 @@ impl Runtime {
             rng: Rng::new(config.seed),
             bell,
             planted: config.planted,
+            #[cfg(feature = "sim")]
+            operations: sim::Operations::default(),
         };
         Ok(Runtime { rt: Rt(Rc::new(inner)), report })
     }
@@ -252,31 +265,10 @@ impl Runtime {
         self.run_main(main).expect("the main task did not panic")
     }
 
-    /// Turns without waiting, and runs what is ready once: for one who drives several simulated hosts. The answer:
-    /// when this one has something to do next, if ever by itself.
-    #[cfg(feature = "sim")]
-    pub fn step(&self) -> Option<Instant> {
-        self.turn(Some(Duration::ZERO));
-        self.rt.0.tasks.run_queued();
-        self.next()
-    }
-
-    /// When this host has something to do, if ever by itself.
-    #[cfg(feature = "sim")]
-    pub fn next(&self) -> Option<Instant> {
-        let inner = &*self.rt.0;
-        let now = inner.clock.source.monotonic();
-        if inner.tasks.has_work() {
-            return Some(now);
-        }
-        let kernel = inner.kernel.borrow();
-        let turned = inner.clock.now.get();
-        let waits = [inner.clock.patience(), kernel.patience(turned)].into_iter().flatten();
-        waits.map(|wait| turned + wait).chain(kernel.driver.next()).min()
-    }
-
     fn turn(&self, at_most: Option<Duration>) {
         let inner = &*self.rt.0;
+        #[cfg(feature = "sim")]
+        inner.operations.begin_turn();
         let now = inner.clock.now.get();
         let wait = if inner.tasks.has_work() {
             Some(Duration::ZERO)
@@ -496,30 +488,6 @@ impl Rt {
         self.0.kernel.borrow().socks.in_use()
     }
 
-    /// Whether a task is there and not over.
-    #[cfg(feature = "sim")]
-    pub fn is_live(&self, task: TaskId) -> bool {
-        self.0.tasks.is_live(task)
-    }
-
-    /// Buffers of the groups that chunks look into now.
-    #[cfg(feature = "sim")]
-    pub fn buffers_lent(&self) -> usize {
-        self.groups(|group| group.lent.get())
-    }
-
-    /// Bytes of the groups' buffers, which the budget is charged with for good.
-    #[cfg(feature = "sim")]
-    pub fn buffer_bytes(&self) -> usize {
-        self.groups(|group| group.bytes())
-    }
-
-    #[cfg(feature = "sim")]
-    fn groups(&self, of: impl Fn(&Group) -> usize) -> usize {
-        let kernel = self.0.kernel.borrow();
-        [RecvClass::Small, RecvClass::Large].into_iter().map(|class| of(kernel.driver.group(class))).sum()
-    }
-
     pub fn tasks_live(&self) -> usize {
         self.0.tasks.live.get()
     }
@@ -549,8 +517,9 @@ impl Sleep {
 
     /// Ready once the deadline has passed. Waits in the wheel for the current task otherwise.
     pub fn poll_due(&mut self) -> Poll<()> {
+        self.inner.operate();
         let clock = &self.inner.clock;
-        if clock.now.get() >= self.at {
+        if clock.now.get() >= self.at || self.is_early() {
             return Poll::Ready(());
         }
         if self.at == Instant::FAR {
@@ -561,6 +530,15 @@ impl Sleep {
             clock.arm(entry, self.at, task);
         }
         Poll::Pending
+    }
+}
+
+impl Sleep {
+    /// A planted bug: it is due a tick before its time.
+    #[inline]
+    fn is_early(&self) -> bool {
+        self.inner.planted.is(Mutation::EarlyTimer)
+            && self.inner.clock.now.get() + Duration::from_nanos(time::TICK_NS) >= self.at
     }
 }
 

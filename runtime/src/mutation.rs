@@ -18,15 +18,21 @@ pub enum Mutation {
     LeakedBuffer,
     /// A slot is free before the last word on its cancelled receive.
     LateCompletion,
+    /// A timer is due a tick before its time.
+    EarlyTimer,
+    /// A pooled connection that its peer has closed is used again.
+    DeadReuse,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 5] = [
+    pub const ALL: [Mutation; 7] = [
         Mutation::LostWake,
         Mutation::DoubleCompletion,
         Mutation::ShortChunk,
         Mutation::LeakedBuffer,
         Mutation::LateCompletion,
+        Mutation::EarlyTimer,
+        Mutation::DeadReuse,
     ];
 }
 

@@ -51,6 +51,7 @@ impl Socket {
 
     /// The next received bytes; `Ok(None)`: the peer has finished sending. Arms the receive when it is not.
     pub fn poll_recv(&self) -> Poll<Result<Option<Chunk>, NetError>> {
+        self.inner.operate();
         let mut kernel = self.inner.kernel.borrow_mut();
         let sock = kernel.socks.at(self.id);
         if let Some(chunk) = sock.queue.pop() {

@@ -221,6 +221,11 @@ impl Socks {
         self.slots.iter_mut()
     }
 
+    #[cfg(feature = "sim")]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Sock> {
+        self.slots.iter()
+    }
+
     pub(crate) fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }

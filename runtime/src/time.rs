@@ -212,6 +212,12 @@ impl Wheel {
         None
     }
 
+    /// The first armed timer, looked for one by one: what `next_tick` must not be beyond.
+    #[cfg(feature = "sim")]
+    pub(crate) fn first_armed(&self) -> Option<u64> {
+        self.entries.iter().filter(|entry| entry.armed).map(|entry| entry.tick).min()
+    }
+
     /// Moves to `now` and collects the tasks whose timers are due.
     pub(crate) fn advance(&mut self, now: Instant, due: &mut Vec<TaskId>) {
         let until = now.0 / TICK_NS;
@@ -316,6 +322,14 @@ impl Clock {
     pub(crate) fn patience(&self) -> Option<Duration> {
         let next = self.wheel.borrow().next_tick()?;
         Some(Duration::from_nanos((next * TICK_NS).saturating_sub(self.now.get().0)))
+    }
+
+    /// Whether the wheel has kept its promise: nothing is overdue, and the next turn comes in time for the first.
+    #[cfg(feature = "sim")]
+    pub(crate) fn keeps_time(&self) -> bool {
+        let wheel = self.wheel.borrow();
+        let Some(first) = wheel.first_armed() else { return wheel.next_tick().is_none() };
+        first > self.now.get().0 / TICK_NS && wheel.next_tick().is_some_and(|next| next <= first)
     }
 
     pub(crate) fn take(&self) -> u32 {

@@ -58,8 +58,8 @@ impl Writer {
 
     /// A writer without a thread: lines wait until they are taken.
     #[cfg(any(test, feature = "sim"))]
-    pub fn unwritten(buffer_bytes: usize) -> (Writer, Unwritten) {
-        let (jobs, inbox) = bounded(limits::LOG_BUFFERS_QUEUED);
+    pub fn unwritten(buffer_bytes: usize, buffers: usize) -> (Writer, Unwritten) {
+        let (jobs, inbox) = bounded(buffers);
         (Writer { jobs, stats: Arc::default(), buffer_bytes }, Unwritten { inbox, lines: RefCell::default() })
     }
 

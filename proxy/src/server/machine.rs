@@ -312,7 +312,7 @@ mod tests {
 
     impl Driven {
         fn new(clusters: &str, init_only: bool) -> Driven {
-            let (writer, _unwritten) = Writer::unwritten(1);
+            let (writer, _unwritten) = Writer::unwritten(1, 1024);
             let drain = DrainPace { strategy: DrainStrategy::Gradual, time_s: 600 };
             let pace = Pace { log_flush: Duration::from_secs(1), drain };
             let process = Process::new(2, compiled(clusters), writer, pace, String::new());

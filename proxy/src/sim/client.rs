@@ -25,6 +25,13 @@ struct Shared {
     told_to_go_on: Cell<bool>,
 }
 
+impl Shared {
+    /// The client has gone away, before the end.
+    fn has_left(&self) -> bool {
+        self.plan.leaves_after.is_some_and(|after| self.wire.came.get() > after)
+    }
+}
+
 /// One client: its connections one after another.
 pub async fn run(rt: Rt, scenario: Rc<Scenario>, ledger: Rc<Ledger>, number: usize, done: Rc<Cell<usize>>) {
     for plan in scenario.clients[number].clone() {
@@ -42,6 +49,9 @@ async fn connection(rt: &Rt, scenario: &Rc<Scenario>, ledger: &Rc<Ledger>, plan:
     let Ok(socket) = rt.connect(&proxy(), &ConnectOptions::default()).await else { return };
     let mut wire = Wire::new(rt, Rc::new(socket));
     (wire.slow, wire.leaves_after) = (plan.reads_slowly, plan.leaves_after);
+    if plan.reads_slowly {
+        ledger.happened("slow reader");
+    }
     let shared = Rc::new(Shared {
         scenario: Rc::clone(scenario),
         ledger: Rc::clone(ledger),
@@ -58,6 +68,9 @@ async fn connection(rt: &Rt, scenario: &Rc<Scenario>, ledger: &Rc<Ledger>, plan:
         let _ends_the_writer = write_all(&writer).await;
     });
     read_all(&shared).await;
+    if shared.has_left() {
+        shared.ledger.happened("client that leaves");
+    }
     shared.over.set(true);
     rt.abort(writing);
 }
@@ -72,11 +85,13 @@ async fn write_all(shared: &Shared) -> Result<(), NetError> {
             return Ok(());
         }
         if plan.ends_in_garbage && place + 1 == plan.requests.len() {
+            shared.ledger.happened("garbage request");
             return shared.wire.write(b"\0\x01 no request at all\r\n\r\n").await;
         }
         write_one(shared, *id).await?;
     }
     if plan.half_closes {
+        shared.ledger.happened("half-close");
         shared.wire.socket.shutdown_write();
     }
     Ok(())
@@ -94,6 +109,12 @@ async fn write_one(shared: &Shared, id: usize) -> Result<(), NetError> {
     if request.expects_continue {
         head.push_str("expect: 100-continue\r\n");
     }
+    if let Some(delay) = request.delay {
+        head.push_str(&format!("x-envoy-fault-delay-request: {}\r\n", delay.as_millis()));
+    }
+    if let Some(status) = request.abort {
+        head.push_str(&format!("x-envoy-fault-abort-request: {status}\r\n"));
+    }
     head.push_str("\r\n");
     shared.ledger.begun(id, wire.rt.now());
     shared.told_to_go_on.set(false);
@@ -109,6 +130,9 @@ async fn write_one(shared: &Shared, id: usize) -> Result<(), NetError> {
         }
     }
     let pieces = Pieces { framing: request.framing, size: request.piece, pause: request.pause };
+    if request.body > 0 && !request.pause.is_zero() {
+        shared.ledger.happened("slow writer");
+    }
     let last = || {
         if request.framing == Framing::Length {
             shared.ledger.sent(id, wire.rt.now());
@@ -141,10 +165,19 @@ async fn read_all(shared: &Shared) {
             }
         };
         if let Some(seen) = seen.filter(|_| !garbage) {
-            let left = shared.plan.leaves_after.is_some_and(|n| shared.wire.came.get() > n);
             // One who leaves has seen nothing that counts.
-            if !left || matches!(seen, Seen::Whole { .. }) {
-                shared.ledger.seen(&shared.scenario, *id, seen, shared.wire.rt.now());
+            if !shared.has_left() || matches!(seen, Seen::Whole { .. }) {
+                shared.ledger.seen(
+                    &shared.scenario,
+                    *id,
+                    seen,
+                    shared.wire.rt.now(),
+                    shared.plan.is_prompt(),
+                );
+            }
+            if !more && matches!(seen, Seen::Whole { upstream: false, .. }) {
+                // A reply of the proxy's own may end the connection.
+                shared.ledger.excuse(&shared.plan.requests[place + 1..]);
             }
         }
         shared.answered.set(place + 1);
@@ -185,6 +218,9 @@ async fn read_one(shared: &Shared, id: usize, garbage: bool) -> Result<(bool, Se
     // An upstream that once answered twice is one answer ahead for ever: no proxy can see that.
     if head.get("x-ahead").is_some() {
         return Err((Stop::Gone, None));
+    }
+    if let Some(of) = head.get("x-why").filter(|of| of.parse() != Ok(id)) {
+        return Err(bad(format!("the refusal of request {of} came for request {id}")));
     }
     let upstream = match head.id() {
         Some(of) if of != id || garbage => {

@@ -3,12 +3,15 @@
 //! All of it is drawn before anything runs, from a generator of its own: so a change of the proxy leaves the
 //! scenario of a seed as it was.
 
-use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use selvedge_runtime::rng::Rng;
 use selvedge_runtime::sim::{ALWAYS, Faults};
+
+use super::yaml;
+pub use super::yaml::{AUTHZ, LISTENER, PORT, endpoint};
+use crate::limits;
 
 /// Everything that a seed decides beforehand.
 #[derive(Debug, Clone)]
@@ -19,13 +22,16 @@ pub struct Scenario {
     pub reuse_port: bool,
     pub faults: Faults,
     pub clusters: Vec<ClusterPlan>,
+    /// In their order.
+    pub filters: Vec<FilterPlan>,
     /// By connection of a client.
     pub clients: Vec<Vec<ConnectionPlan>>,
+    /// The same again, when all has come to rest: clients from this number on. It leaves no more behind than before.
+    pub encore: Option<usize>,
     pub requests: Vec<RequestPlan>,
     /// Nothing goes wrong in the network, and no bound of the configuration is small.
     pub calm: bool,
-    /// The earliest that a request that was sent may be given up.
-    pub timeout: Duration,
+    pub timeouts: Timeouts,
     pub stalls: u32,
     pub wall_jumps: u32,
     /// The log sink takes nothing until the end.
@@ -35,6 +41,34 @@ pub struct Scenario {
     pub drains: bool,
     /// Endpoints come and go, as names resolve to others.
     pub churns: bool,
+}
+
+/// How long the proxy waits, and for what.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// For the response to a whole request.
+    pub route: Duration,
+    /// For anything on a stream.
+    pub idle: Duration,
+    /// For a whole request, and for its head.
+    pub request: Duration,
+    pub head: Duration,
+}
+
+/// A filter before the router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FilterPlan {
+    Buffer {
+        most: usize,
+    },
+    /// By the headers of a request.
+    Fault,
+    Authz {
+        fails_open: bool,
+        /// The service sees that much of the body.
+        body: Option<usize>,
+        timeout: Duration,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +92,13 @@ pub struct ConnectionPlan {
     pub ends_in_garbage: bool,
 }
 
+impl ConnectionPlan {
+    /// Whether a response is read as soon as it is there, and asked for only then.
+    pub fn is_prompt(&self) -> bool {
+        !self.pipelined && !self.reads_slowly
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     None,
@@ -78,7 +119,28 @@ pub struct RequestPlan {
     pub expects_continue: bool,
     pub trailers: bool,
     pub act: Act,
+    /// What the fault filter, where there is one, does to it.
+    pub delay: Option<Duration>,
+    pub abort: Option<u16>,
+    pub authz: Authz,
 }
+
+/// What the authorization service says to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authz {
+    Allow,
+    Deny,
+    /// Status 500.
+    Error,
+    Hang,
+    Garbage,
+    Close,
+}
+
+/// What the service's refusal, and what no answer of it, is for the client.
+pub const DENIED: u16 = 401;
+pub const UNANSWERED: u16 = 403;
+pub const TOO_LARGE: u16 = 413;
 
 /// What an upstream does with a request.
 #[derive(Debug, Clone)]
@@ -99,6 +161,26 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// In the words of the tally.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Act::Answer(Answer { early: true, .. }) => "answer that comes early",
+            Act::Answer(Answer { twice: true, .. }) => "answer that comes twice",
+            Act::Answer(Answer { interim: 2.., .. }) => "interim responses without end",
+            Act::Answer(Answer { interim: 1, .. }) => "interim response",
+            Act::Answer(Answer { closes: true, .. }) => "close after an answer",
+            Act::Answer(Answer { framing: Framing::Close, .. }) => "answer that ends with its connection",
+            Act::Answer(_) => "answer",
+            Act::Silent => "silent upstream",
+            Act::Garbage => "garbage answer",
+            Act::Cut { reset: false, .. } => "answer that is cut by a close",
+            Act::Cut { reset: true, .. } => "answer that is cut by a reset",
+            Act::Close { .. } => "close instead of an answer",
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
@@ -117,38 +199,42 @@ pub struct Answer {
 }
 
 /// Draws from a scenario's own generator.
-struct Draw(Rng);
+pub(super) struct Draw(Rng);
 
 impl Draw {
-    fn below(&self, bound: u64) -> u64 {
+    pub(super) fn below(&self, bound: u64) -> u64 {
         self.0.next() % bound.max(1)
     }
 
-    fn within(&self, range: RangeInclusive<u64>) -> u64 {
+    pub(super) fn within(&self, range: RangeInclusive<u64>) -> u64 {
         range.start() + self.below(range.end() - range.start() + 1)
     }
 
-    fn size(&self, range: RangeInclusive<u64>) -> usize {
+    pub(super) fn size(&self, range: RangeInclusive<u64>) -> usize {
         usize::try_from(self.within(range)).expect("a small number")
     }
 
     /// Once in `n`.
-    fn one_in(&self, n: u64) -> bool {
+    pub(super) fn one_in(&self, n: u64) -> bool {
         self.below(n) == 0
     }
 
     /// Of every magnitude up to `most` alike.
-    fn magnitude(&self, most: u64) -> usize {
+    pub(super) fn magnitude(&self, most: u64) -> usize {
         let bits = u64::from(most.max(1).ilog2());
         let top = 1u64 << self.within(0..=bits);
         usize::try_from(self.below(top * 2).min(most)).expect("a small number")
     }
 
-    fn pick<'a, T>(&self, from: &'a [T]) -> &'a T {
+    pub(super) fn pick<'a, T>(&self, from: &'a [T]) -> &'a T {
         &from[usize::try_from(self.below(from.len() as u64)).expect("a small number")]
     }
 
-    fn micros(&self, range: RangeInclusive<u64>) -> Duration {
+    pub(super) fn millis(&self, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_millis(self.within(range))
+    }
+
+    pub(super) fn micros(&self, range: RangeInclusive<u64>) -> Duration {
         Duration::from_micros(self.within(range))
     }
 }
@@ -159,12 +245,18 @@ impl Scenario {
         let calm = draw.one_in(6);
         let clusters: Vec<_> =
             (0..draw.within(1..=3)).map(|_| ClusterPlan { endpoints: draw.size(1..=3) }).collect();
-        let route_timeout = Duration::from_millis(if calm { 300_000 } else { draw.within(50..=4_000) });
         let tiny = draw.one_in(8);
         let body_max = if tiny { 1_500 } else { 300_000 };
+        let long = |range| if calm { Duration::from_secs(300) } else { draw.millis(range) };
+        let timeouts = Timeouts {
+            route: long(50..=4_000),
+            idle: if calm { Duration::from_secs(120) } else { draw.millis(500..=8_000) },
+            request: long(500..=10_000),
+            head: long(200..=3_000),
+        };
         let (shards, reuse_port) = (draw.size(1..=2), draw.one_in(2));
-        let idle_timeout = Duration::from_millis(if calm { 120_000 } else { draw.within(500..=8_000) });
-        let bootstrap = bootstrap(&draw, calm, &clusters, (route_timeout, idle_timeout), reuse_port);
+        let filters = filters(&draw, calm, body_max);
+        let bootstrap = yaml::bootstrap(&draw, calm, &clusters, &filters, &timeouts, reuse_port);
         let mut requests = Vec::new();
         let mut clients: Vec<Vec<ConnectionPlan>> = (0..draw.within(1..=6))
             .map(|_| {
@@ -178,6 +270,12 @@ impl Scenario {
             // A byte at a time to one who takes a rest after each is no calm day.
             clients.iter_mut().flatten().for_each(|plan| plan.reads_slowly = false);
         }
+        let log_stuck = draw.one_in(5);
+        let quits_at = (!calm && draw.one_in(4)).then(|| draw.micros(0..=2_000_000));
+        let encore = (!log_stuck && quits_at.is_none() && draw.one_in(3)).then_some(clients.len());
+        if encore.is_some() {
+            repeat(&mut clients, &mut requests);
+        }
         Scenario {
             seed,
             bootstrap,
@@ -185,18 +283,70 @@ impl Scenario {
             reuse_port,
             faults: faults(&draw, calm, tiny),
             clusters,
+            filters,
             clients,
+            encore,
             requests,
             calm,
-            timeout: route_timeout.min(idle_timeout),
+            timeouts,
             stalls: if calm || draw.one_in(2) { 0 } else { 40 },
             wall_jumps: if draw.one_in(4) { 20 } else { 0 },
-            log_stuck: draw.one_in(16),
-            quits_at: (!calm && draw.one_in(8)).then(|| draw.micros(0..=2_000_000)),
+            log_stuck,
+            quits_at,
             drains: draw.one_in(3),
             churns: draw.one_in(3),
         }
     }
+
+    /// The status with which a filter answers that request, if nothing else happens to it before.
+    pub fn refusal(&self, id: usize) -> Option<u16> {
+        let request = &self.requests[id];
+        self.filters.iter().find_map(|filter| match filter {
+            FilterPlan::Buffer { most } => (request.body > *most).then_some(TOO_LARGE),
+            FilterPlan::Fault => request.abort,
+            FilterPlan::Authz { fails_open, .. } => match request.authz {
+                Authz::Allow => None,
+                Authz::Deny => Some(DENIED),
+                _ => (!fails_open).then_some(UNANSWERED),
+            },
+        })
+    }
+
+    /// Whether requests pass when the authorization service does not answer.
+    pub fn fails_open(&self) -> bool {
+        self.filters.iter().any(|f| matches!(f, FilterPlan::Authz { fails_open: true, .. }))
+    }
+}
+
+/// Doubles the clients; the second half asks what the first has asked, in requests of its own.
+fn repeat(clients: &mut Vec<Vec<ConnectionPlan>>, requests: &mut Vec<RequestPlan>) {
+    let first = requests.len();
+    requests.extend_from_within(..);
+    let mut again = clients.clone();
+    let ids = again.iter_mut().flatten().flat_map(|plan| &mut plan.requests);
+    ids.for_each(|id| *id += first);
+    clients.append(&mut again);
+}
+
+fn filters(draw: &Draw, calm: bool, body_max: u64) -> Vec<FilterPlan> {
+    let mut filters = Vec::new();
+    if draw.one_in(3) {
+        filters.push(FilterPlan::Fault);
+    }
+    if draw.one_in(3) {
+        filters.push(FilterPlan::Authz {
+            fails_open: draw.one_in(3),
+            body: draw.one_in(3).then(|| draw.magnitude(8_000).max(1)),
+            timeout: if calm { Duration::from_secs(300) } else { draw.millis(20..=1_000) },
+        });
+    }
+    if draw.one_in(4) {
+        filters.push(FilterPlan::Buffer { most: draw.magnitude(body_max).max(1) });
+    }
+    if draw.one_in(2) {
+        filters.reverse();
+    }
+    filters
 }
 
 fn faults(draw: &Draw, calm: bool, tiny: bool) -> Faults {
@@ -212,7 +362,7 @@ fn faults(draw: &Draw, calm: bool, tiny: bool) -> Faults {
     faults.multishot_ends = rate(ALWAYS / 8);
     faults.partial_turn = rate(ALWAYS / 4);
     faults.no_buffers = rate(ALWAYS / 16);
-    faults.no_descriptors = rate(ALWAYS / 8);
+    faults.no_descriptors = rate(ALWAYS / 3);
     let (least, more) = if tiny { (1, 64) } else { (1024, 256 * 1024) };
     let least = least + draw.magnitude(more);
     faults.room = (least, least + draw.magnitude(more));
@@ -232,9 +382,13 @@ fn connection(
     body_max: u64,
     all: &mut Vec<RequestPlan>,
 ) -> ConnectionPlan {
-    let requests = (0..draw.within(1..=8))
+    // Few large requests, or many small ones.
+    let many = draw.one_in(2);
+    let (count, body_max) =
+        if many { (draw.within(8..=60), body_max.min(4_000)) } else { (draw.within(1..=8), body_max) };
+    let requests = (0..count)
         .map(|_| {
-            all.push(request(draw, calm, clusters, body_max));
+            all.push(request(draw, calm, clusters, body_max, many));
             all.len() - 1
         })
         .collect();
@@ -243,20 +397,26 @@ fn connection(
         pipelined: draw.one_in(3),
         delay: draw.micros(0..=300_000),
         reads_slowly: draw.one_in(6),
-        leaves_after: (!calm && draw.one_in(8)).then(|| draw.magnitude(64 * 1024) as u64),
+        leaves_after: (!calm && draw.one_in(6)).then(|| draw.magnitude(16 * 1024) as u64),
         half_closes: !calm && draw.one_in(8),
         ends_in_garbage: !calm && draw.one_in(12),
     }
 }
 
-fn request(draw: &Draw, calm: bool, clusters: usize, body_max: u64) -> RequestPlan {
+fn request(draw: &Draw, calm: bool, clusters: usize, body_max: u64, many: bool) -> RequestPlan {
     let method = *draw.pick(&["GET", "GET", "GET", "POST", "POST", "PUT", "HEAD"]);
     let framing = match method {
         "POST" | "PUT" => *draw.pick(&[Framing::Length, Framing::Chunked]),
         _ => Framing::None,
     };
     let body = if framing == Framing::None { 0 } else { draw.magnitude(body_max) };
-    let slow = draw.one_in(5);
+    // One of many is seldom slow, and seldom goes wrong: the others have to have their turn.
+    let seldom = if many { 10 } else { 1 };
+    let slow = draw.one_in(5 * seldom);
+    let authz = *draw.pick(match calm {
+        true => &[Authz::Allow, Authz::Deny, Authz::Error][..],
+        false => &[Authz::Allow, Authz::Deny, Authz::Error, Authz::Hang, Authz::Garbage, Authz::Close],
+    });
     RequestPlan {
         cluster: draw.size(0..=clusters as u64 - 1),
         method,
@@ -266,16 +426,19 @@ fn request(draw: &Draw, calm: bool, clusters: usize, body_max: u64) -> RequestPl
         pause: if slow { draw.micros(0..=50_000) } else { Duration::ZERO },
         expects_continue: framing != Framing::None && draw.one_in(8),
         trailers: framing == Framing::Chunked && draw.one_in(4),
-        act: act(draw, calm, body_max),
+        act: act(draw, calm, body_max, seldom),
+        delay: draw.one_in(6 * seldom).then(|| draw.millis(1..=300)),
+        abort: draw.one_in(8).then(|| *draw.pick(&[418, 429, 503])),
+        authz: if draw.one_in(3) { authz } else { Authz::Allow },
     }
 }
 
-fn act(draw: &Draw, calm: bool, body_max: u64) -> Act {
-    let answer = answer(draw, calm, body_max);
+fn act(draw: &Draw, calm: bool, body_max: u64, seldom: u64) -> Act {
+    let answer = answer(draw, calm, body_max, seldom);
     if calm {
         return Act::Answer(answer);
     }
-    match draw.below(20) {
+    match draw.below(20 * seldom) {
         0 => Act::Silent,
         1 => Act::Garbage,
         2 | 3 => Act::Cut { after: draw.magnitude(answer.body as u64), answer, reset: draw.one_in(2) },
@@ -284,117 +447,30 @@ fn act(draw: &Draw, calm: bool, body_max: u64) -> Act {
     }
 }
 
-fn answer(draw: &Draw, calm: bool, body_max: u64) -> Answer {
+fn answer(draw: &Draw, calm: bool, body_max: u64, seldom: u64) -> Answer {
     let status = *draw.pick(&[200, 200, 200, 200, 201, 204, 304, 404, 500, 503]);
     let framing = *draw.pick(&[Framing::Length, Framing::Length, Framing::Chunked, Framing::Close]);
     let body = if matches!(status, 204 | 304) { 0 } else { draw.magnitude(body_max) };
     let framing = if matches!(status, 204 | 304) { Framing::None } else { framing };
-    let slow = draw.one_in(5);
+    let slow = draw.one_in(5 * seldom);
     Answer {
         status,
         framing,
         body,
         piece: draw.magnitude(64 * 1024).max(1).max(body / 40),
-        delay: if draw.one_in(3) { draw.micros(0..=400_000) } else { Duration::ZERO },
+        delay: match draw.below(30 * seldom) {
+            0 if !calm => draw.millis(400..=6_000),
+            0..10 => draw.micros(0..=400_000),
+            _ => Duration::ZERO,
+        },
         pause: if slow { draw.micros(0..=20_000) } else { Duration::ZERO },
         early: !calm && draw.one_in(10),
-        interim: if draw.one_in(12) { 1 } else { 0 },
+        interim: match draw.below(60) {
+            0 if !calm => limits::INTERIM_RESPONSES + 1,
+            0..5 => 1,
+            _ => 0,
+        },
         twice: !calm && framing != Framing::Close && draw.one_in(25),
-        closes: !calm && draw.one_in(10),
+        closes: draw.one_in(10 * seldom),
     }
 }
-
-const MANAGER: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-const FILE: &str = "type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog";
-const OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-
-/// Where the proxy listens, and where the endpoints of a cluster are.
-pub const LISTENER: &str = "10.1.0.1";
-pub const PORT: u16 = 80;
-
-pub fn endpoint(cluster: usize, endpoint: usize) -> String {
-    format!("10.2.{cluster}.{}", endpoint + 1)
-}
-
-/// Which log line belongs to a request: number, status, flags, details.
-pub const LOG_FORMAT: &str = "%REQ(x-id)% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%";
-
-fn bootstrap(
-    draw: &Draw,
-    calm: bool,
-    clusters: &[ClusterPlan],
-    (route_timeout, idle_timeout): (Duration, Duration),
-    reuse_port: bool,
-) -> String {
-    let ms = |range: RangeInclusive<u64>| format!("{:.3}s", draw.within(range) as f64 / 1000.0);
-    let long = |calm: bool, range: RangeInclusive<u64>| if calm { "300s".to_owned() } else { ms(range) };
-    let mut out = format!(
-        "static_resources:\n  listeners:\n  - name: main\n    address: {{socket_address: {{address: {LISTENER}, \
-         port_value: {PORT}}}}}\n    enable_reuse_port: {reuse_port}\n    filter_chains:\n    - filters:\n      - \
-         name: hcm\n        typed_config:\n          \"@type\": {MANAGER}\n          stat_prefix: main\n"
-    );
-    let mut line = |text: String| writeln!(out, "{text}").expect("a string takes all");
-    line(format!("          stream_idle_timeout: {:.3}s", idle_timeout.as_secs_f64()));
-    line(format!("          request_timeout: {}", long(calm, 500..=10_000)));
-    line(format!("          request_headers_timeout: {}", long(calm, 200..=3_000)));
-    line(format!("          common_http_protocol_options: {{idle_timeout: {}}}", long(calm, 100..=5_000)));
-    line(format!("          access_log: [{{name: f, typed_config: {{\"@type\": {FILE}, path: /dev/null,"));
-    line(format!(
-        "            log_format: {{text_format_source: {{inline_string: \"{LOG_FORMAT}\\n\"}}}}}}}}]"
-    ));
-    line(
-        "          route_config:\n            virtual_hosts: [{name: all, domains: [\"*\"], routes: ["
-            .to_owned(),
-    );
-    for n in 0..clusters.len() {
-        let timeout = format!("{:.3}s", route_timeout.as_secs_f64());
-        line(format!(
-            "              {{match: {{prefix: /c/{n}/}}, route: {{cluster: c{n}, timeout: {timeout}}}}},"
-        ));
-    }
-    line("            ]}]".to_owned());
-    line(format!(
-        "          http_filters: [{{name: r, typed_config: {{\"@type\": {ROUTER}}}}}]\n  clusters:"
-    ));
-    for (n, cluster) in clusters.iter().enumerate() {
-        let policy = draw.pick(&["ROUND_ROBIN", "RANDOM", "LEAST_REQUEST"]);
-        line(format!(
-            "  - name: c{n}\n    connect_timeout: {}\n    lb_policy: {policy}",
-            long(calm, 100..=2_000)
-        ));
-        let max = if draw.one_in(2) { 0 } else { draw.within(1..=6) };
-        line(format!("    typed_extension_protocol_options:\n      {OPTIONS_NAME}:"));
-        line(format!(
-            "        \"@type\": {OPTIONS}\n        explicit_http_config: {{http_protocol_options: {{}}}}"
-        ));
-        line(format!(
-            "        common_http_protocol_options: {{idle_timeout: {}, max_requests_per_connection: {max}}}",
-            ms(100..=10_000)
-        ));
-        if !calm && draw.one_in(3) {
-            let bound = || draw.within(1..=6);
-            line(format!(
-                "    circuit_breakers: {{thresholds: [{{max_connections: {}, max_pending_requests: {}, \
-                 max_requests: {}}}]}}",
-                bound(),
-                bound(),
-                bound()
-            ));
-        }
-        let endpoints: Vec<String> = (0..cluster.endpoints)
-            .map(|e| {
-                let at = endpoint(n, e);
-                format!("{{endpoint: {{address: {{socket_address: {{address: {at}, port_value: 80}}}}}}}}")
-            })
-            .collect();
-        line(format!(
-            "    load_assignment: {{cluster_name: c{n}, endpoints: [{{lb_endpoints: [{}]}}]}}",
-            endpoints.join(", ")
-        ));
-    }
-    out
-}
-
-const OPTIONS_NAME: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";

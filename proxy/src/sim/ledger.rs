@@ -9,7 +9,8 @@ use std::time::Duration;
 use selvedge_runtime::Instant;
 use selvedge_runtime::sim::World;
 
-use super::draw::{Act, Framing, Scenario};
+use super::draw::{self, Act, Authz, FilterPlan, Framing, RequestPlan, Scenario};
+use super::wire::Head;
 
 /// How a request ended for its client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,10 @@ struct Entry {
     /// Its head was handed to the kernel.
     begun: Option<Instant>,
     upstreams: u32,
+    /// The authorization service heard of it.
+    asked: u32,
+    /// Its connection ended before it, by the proxy's right.
+    excused: bool,
     /// When its upstream had said a second response to it.
     twice: Option<Instant>,
     seen: Option<Seen>,
@@ -37,6 +42,8 @@ pub struct Ledger {
     world: World,
     entries: RefCell<Vec<Entry>>,
     violations: RefCell<Vec<String>>,
+    /// When an upstream of a cluster closed a connection that it had promised nothing about.
+    closings: RefCell<Vec<(usize, Instant)>>,
     pub responses: Cell<u64>,
 }
 
@@ -73,6 +80,7 @@ impl Ledger {
             world: world.clone(),
             entries: RefCell::new(vec![Entry::default(); scenario.requests.len()]),
             violations: RefCell::default(),
+            closings: RefCell::default(),
             responses: Cell::new(0),
         }
     }
@@ -106,8 +114,67 @@ impl Ledger {
         self.entries.borrow_mut()[id].sent = Some(at);
     }
 
+    /// Something of that which may go wrong has happened.
+    pub fn happened(&self, what: &'static str) {
+        self.world.happened(what);
+    }
+
+    pub fn is_answered(&self, id: usize) -> bool {
+        self.entries.borrow()[id].seen.is_some()
+    }
+
+    /// These need no answer.
+    pub fn excuse(&self, ids: &[usize]) {
+        let mut entries = self.entries.borrow_mut();
+        ids.iter().for_each(|id| entries[*id].excused = true);
+    }
+
+    /// An upstream closes a connection, after an answer that did not say so.
+    pub fn closes(&self, cluster: usize, at: Instant) {
+        self.closings.borrow_mut().push((cluster, at));
+    }
+
+    pub fn closings(&self) -> usize {
+        self.closings.borrow().len()
+    }
+
+    /// Whether a request of that cluster may have met a connection that was just being closed.
+    fn met_a_closing(&self, cluster: usize, begun: Option<Instant>, seen: Instant) -> bool {
+        let closings = self.closings.borrow();
+        let met = |at: Instant| begun.is_some_and(|begun| begun <= at + SOON) && at <= seen;
+        closings.iter().any(|(of, at)| *of == cluster && met(*at))
+    }
+
+    /// The authorization service has read what a request is.
+    pub fn asked(&self, id: usize) {
+        let (times, begun) = {
+            let mut entries = self.entries.borrow_mut();
+            entries[id].asked += 1;
+            (entries[id].asked, entries[id].begun.is_some())
+        };
+        if times > 1 || !begun {
+            self.violation(format!("request {id}: authorization is asked {times} times, begun: {begun}"));
+        }
+    }
+
+    /// What filters have let pass, and have done to it.
+    fn check_passed(&self, scenario: &Scenario, id: usize, head: &Head, at: Instant) {
+        let (plan, entry) = (&scenario.requests[id], self.entries.borrow()[id].clone());
+        for filter in &scenario.filters {
+            if let Some(wrong) = passed_wrongly(filter, plan, &entry, id, head, at) {
+                self.violation(format!("request {id} reached an upstream: {wrong}"));
+            }
+            if *filter == FilterPlan::Fault && plan.delay.is_some() {
+                self.happened("injected delay");
+            }
+        }
+    }
+
     /// An upstream has read the head of a request.
-    pub fn reached(&self, id: usize) {
+    pub fn reached(&self, scenario: &Scenario, id: usize, head: &Head, at: Instant) {
+        if id < scenario.requests.len() {
+            self.check_passed(scenario, id, head, at);
+        }
         let mut entries = self.entries.borrow_mut();
         let Some(entry) = entries.get_mut(id) else {
             drop(entries);
@@ -139,17 +206,21 @@ impl Ledger {
     }
 
     /// A client has read a response to its end, or to where it broke.
-    pub fn seen(&self, scenario: &Scenario, id: usize, seen: Seen, at: Instant) {
+    pub fn seen(&self, scenario: &Scenario, id: usize, seen: Seen, at: Instant, prompt: bool) {
         self.responses.set(self.responses.get() + 1);
         let entry = {
             let mut entries = self.entries.borrow_mut();
             entries[id].seen = Some(seen);
             entries[id].clone()
         };
-        if let Seen::Whole { status: 504, upstream: false } = seen {
-            let early = entry.sent.is_none_or(|sent| at < sent + scenario.timeout);
-            if early {
-                self.violation(format!("request {id} timed out early: sent {:?}, 504 at {at:?}", entry.sent));
+        if let Seen::Whole { status, upstream: false } = seen {
+            self.check_time(scenario, id, &entry, status, at, prompt);
+            if scenario.refusal(id) == Some(status) {
+                self.happened(match status {
+                    draw::TOO_LARGE => "request too large to buffer",
+                    draw::DENIED | draw::UNANSWERED => "refusal of authz",
+                    _ => "injected abort",
+                });
             }
         }
         if let (Seen::Whole { status, upstream: true }, Act::Answer(answer)) =
@@ -158,8 +229,57 @@ impl Ledger {
         {
             self.violation(format!("request {id}: status {status}, the upstream said {}", answer.status));
         }
-        if scenario.calm && !matches!(seen, Seen::Whole { upstream: true, .. }) {
+        if let (Seen::Whole { upstream: true, .. }, Act::Answer(answer)) = (seen, &scenario.requests[id].act)
+            && answer.interim > crate::limits::INTERIM_RESPONSES
+        {
+            self.violation(format!(
+                "request {id}: {} interim responses, and then the answer",
+                answer.interim
+            ));
+        }
+        if scenario.calm {
+            self.check_calm(scenario, id, &entry, seen, at);
+        }
+    }
+
+    /// Nothing goes wrong but what the scenario asks for.
+    fn check_calm(&self, scenario: &Scenario, id: usize, entry: &Entry, seen: Seen, at: Instant) {
+        let right = match (seen, scenario.refusal(id)) {
+            (Seen::Whole { status, upstream: false }, Some(refusal)) => status == refusal,
+            (Seen::Whole { upstream, .. }, None) => upstream,
+            _ => false,
+        };
+        let closed = seen == Seen::Whole { status: 503, upstream: false }
+            && self.met_a_closing(scenario.requests[id].cluster, entry.begun, at);
+        if !right && !closed {
             self.violation(format!("request {id} on a calm day: {seen:?}"));
+        }
+    }
+
+    /// A time-out is never early, and not late either where nothing else takes time.
+    fn check_time(
+        &self,
+        scenario: &Scenario,
+        id: usize,
+        entry: &Entry,
+        status: u16,
+        at: Instant,
+        prompt: bool,
+    ) {
+        let waits = &scenario.timeouts;
+        let (since, least) = match status {
+            504 => (entry.sent, waits.route.min(waits.idle)),
+            408 => (entry.begun, waits.request.min(waits.head).min(waits.idle)),
+            _ => return,
+        };
+        self.happened("time-out");
+        if since.is_none_or(|since| at < since + least) {
+            self.violation(format!("request {id} timed out early: since {since:?}, {status} at {at:?}"));
+        }
+        let quick = scenario.filters.is_empty() && scenario.faults.room.0 > 1_000;
+        let plain = quick && scenario.requests[id].framing == Framing::None;
+        if status == 504 && plain && prompt && since.is_some_and(|since| at > since + waits.route + LATE) {
+            self.violation(format!("request {id} timed out late: since {since:?}, {status} at {at:?}"));
         }
     }
 
@@ -181,11 +301,12 @@ impl Ledger {
         }
         for (id, entry) in self.entries.borrow().iter().enumerate() {
             let lines = by_id.get(&id).map_or(&[][..], |l| l);
-            if lines.len() > 1 {
-                self.violation(format!("request {id} has {} lines in the log", lines.len()));
+            if lines.len() > 1 || (entry.upstreams > 0 && dropped == 0 && lines.is_empty()) {
+                let (lines, upstreams) = (lines.len(), entry.upstreams);
+                self.violation(format!("request {id} has {lines} lines in the log, {upstreams} upstreams"));
             }
             let Some(seen) = entry.seen else {
-                if scenario.calm && entry.begun.is_some() {
+                if scenario.calm && entry.begun.is_some() && !entry.excused {
                     self.violation(format!("request {id} on a calm day: no answer"));
                 }
                 continue;
@@ -202,6 +323,11 @@ impl Ledger {
         }
     }
 
+    /// Requests that upstreams and the authorization service read.
+    pub fn forwarded(&self) -> u64 {
+        self.entries.borrow().iter().map(|e| u64::from(e.upstreams + e.asked)).sum()
+    }
+
     pub fn requests_begun(&self) -> usize {
         self.entries.borrow().iter().filter(|e| e.begun.is_some()).count()
     }
@@ -211,6 +337,81 @@ impl Ledger {
 pub fn has_body(method: &str, status: u16, framing: Framing) -> bool {
     method != "HEAD" && !matches!(status, 204 | 304) && framing != Framing::None
 }
+
+/// What is wrong about a request that passed a filter.
+fn passed_wrongly(
+    filter: &FilterPlan,
+    plan: &RequestPlan,
+    entry: &Entry,
+    id: usize,
+    head: &Head,
+    at: Instant,
+) -> Option<String> {
+    match filter {
+        FilterPlan::Fault if plan.abort.is_some() => Some("it was to be aborted".to_owned()),
+        FilterPlan::Fault => {
+            let free = entry.begun? + plan.delay?;
+            (at < free).then(|| format!("at {at:?}, delayed until {free:?}"))
+        }
+        FilterPlan::Authz { fails_open, .. } => match (plan.authz, head.get("x-user")) {
+            (Authz::Allow, Some(user)) if user.parse() == Ok(id) => None,
+            (_, None) if *fails_open => None,
+            (authz, user) => Some(format!("authorization was to {authz:?}, and it is {user:?}'s")),
+        },
+        FilterPlan::Buffer { most } if plan.body > *most => Some(format!("longer than {most}")),
+        FilterPlan::Buffer { .. } if plan.body == 0 || plan.trailers => None,
+        FilterPlan::Buffer { .. } => {
+            let whole = head.framing() == Ok(Some(Ok(plan.body))) && entry.sent.is_some();
+            (!whole).then(|| format!("not buffered: {:?}, sent {:?}", head.fields, entry.sent))
+        }
+    }
+}
+
+/// What happens on a calm day is known everywhere after that time.
+const SOON: Duration = Duration::from_millis(300);
+
+/// What a reply may take from a timer to its reader: a tick, a turn, stalls, and four ways through a slow network.
+const LATE: Duration = Duration::from_millis(300);
+
+/// What may happen here, in the words of the tally; the network's own are `selvedge_runtime::sim::HAPPENINGS`.
+pub const HAPPENINGS: [&str; 36] = [
+    "answer",
+    "answer that comes early",
+    "answer that comes late",
+    "answer that comes twice",
+    "answer that ends with its connection",
+    "answer that is cut by a close",
+    "answer that is cut by a reset",
+    "authz allows",
+    "authz closes",
+    "authz denies",
+    "authz fails",
+    "authz hangs",
+    "authz lies",
+    "client that leaves",
+    "close after an answer",
+    "close instead of an answer",
+    "drain",
+    "end amid requests",
+    "endpoints change",
+    "garbage answer",
+    "garbage request",
+    "half-close",
+    "injected abort",
+    "injected delay",
+    "interim response",
+    "interim responses without end",
+    "line of the log dropped",
+    "memory compared after the same again",
+    "refusal of authz",
+    "request too large to buffer",
+    "silent upstream",
+    "slow reader",
+    "slow writer",
+    "stall of a shard",
+    "time-out",
+    "wall clock jump",
+];
 
 /// Longer than anything is under way, and than any stall.
 const LONG: Duration = Duration::from_secs(2);

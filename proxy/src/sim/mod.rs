@@ -3,14 +3,19 @@
 //! The shards are the real ones, on simulated drivers; what goes in and comes out is judged by [`ledger`], which
 //! knows only what the peers saw. One thread, no real clock, no real socket: a seed that fails fails again.
 
+mod authz;
+mod checks;
 mod client;
+pub mod command;
 mod control;
 pub mod draw;
 pub mod ledger;
+pub mod seeds;
 #[cfg(test)]
 mod tests;
 mod upstream;
 mod wire;
+mod yaml;
 
 use std::cell::Cell;
 use std::mem::ManuallyDrop;
@@ -20,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost_reflect::DescriptorPool;
-use selvedge_runtime::sim::{Faults, Teller, World};
+use selvedge_runtime::sim::{Faults, Teller, World, allocations};
 use selvedge_runtime::{Config, Instant, MailSender, Planted, Runtime, SocketAddress, TaskId};
 
 use crate::access_log::sink::{Unwritten, Writer};
@@ -48,12 +53,26 @@ pub struct Outcome {
     /// A number of the run: two runs of one seed have the same.
     pub trace: u64,
     pub events: u64,
+    /// How often what has happened, of that which may go wrong.
+    pub tally: Vec<(&'static str, u64)>,
+}
+
+impl Outcome {
+    /// Blocks of memory that this is made of.
+    fn blocks(&self) -> i64 {
+        let texts = self.violations.iter().filter(|text| text.capacity() > 0).count();
+        let list = usize::from(self.violations.capacity() > 0);
+        i64::try_from(texts + list + usize::from(self.tally.capacity() > 0)).expect("few")
+    }
 }
 
 /// Steps of one seed before it is given up: beyond ten times what the longest has taken.
 const STEPS_MAX: u64 = 5_000_000;
 /// How long after the last client everything must be still: beyond every idle time-out that is drawn.
 const REST: Duration = Duration::from_secs(200);
+
+/// How long a shard may wait for the last words about its sockets: the slowest come within a tenth of it.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 
 /// Runs seeds; the descriptors of the configuration are decoded once.
 #[derive(Debug)]
@@ -85,24 +104,49 @@ impl Simulator {
 
     /// Runs one seed to its end. `tell` hears each event of the network.
     pub fn run(&self, seed: u64, tell: Option<Teller>) -> Outcome {
+        let (mut outcome, left) = self.weighed(seed, tell);
+        // A panic's backtrace keeps memory of its own, and what is made once in a process may have been made just now.
+        if left != 0 && outcome.violations.is_empty() {
+            let (_, left) = self.weighed(seed, None);
+            outcome.violations.extend((left != 0).then(|| format!("{left} blocks of memory are left of it")));
+        }
+        outcome
+    }
+
+    /// What comes of a seed, and how many blocks of memory are left besides.
+    fn weighed(&self, seed: u64, tell: Option<Teller>) -> (Outcome, i64) {
+        let before = allocations::live();
+        let (outcome, whole) = self.play(seed, tell);
+        let left = allocations::live().zip(before).map_or(0, |(after, before)| after - before);
+        let left = if whole { left - outcome.blocks() } else { 0 };
+        (outcome, left)
+    }
+
+    /// Whether all of it came to its end, besides what came of it.
+    fn play(&self, seed: u64, tell: Option<Teller>) -> (Outcome, bool) {
         let scenario = Rc::new(Scenario::new(seed));
         let world = World::new(seed);
         if let Some(tell) = tell {
             world.tell(tell);
         }
         let ledger = Rc::new(Ledger::new(&scenario, &world));
-        match self.snapshot(&scenario) {
+        let whole = match self.snapshot(&scenario) {
             Ok(snapshot) => Run::new(&scenario, &world, &ledger, snapshot, self.planted).play(),
-            Err(why) => ledger.violation(format!("the configuration does not compile: {why}")),
-        }
-        Outcome {
+            Err(why) => {
+                ledger.violation(format!("the configuration does not compile: {why}"));
+                false
+            }
+        };
+        let outcome = Outcome {
             seed,
             violations: ledger.violations(),
             requests: ledger.requests_begun() as u64,
             responses: ledger.responses.get(),
             trace: world.trace(),
             events: world.events(),
-        }
+            tally: world.tally(),
+        };
+        (outcome, whole)
     }
 
     fn snapshot(&self, scenario: &Scenario) -> Result<Snapshot, String> {
@@ -187,7 +231,9 @@ impl<'a> Run<'a> {
         snapshot: Snapshot,
         planted: Planted,
     ) -> Run<'a> {
-        let (writer, log) = Writer::unwritten(4096);
+        // Of a sink that is stuck the queue is soon full.
+        let (bytes, buffers) = if scenario.log_stuck { (64, 1) } else { (4096, 1024) };
+        let (writer, log) = Writer::unwritten(bytes, buffers);
         let sockets = listening(scenario, world);
         let drain = DrainPace { strategy: DrainStrategy::Gradual, time_s: control::DRAIN_TIME.as_secs() };
         let pace = Pace { log_flush: Duration::from_secs(1), drain };
@@ -199,7 +245,7 @@ impl<'a> Run<'a> {
             let (own, epoch) = (Arc::clone(&process), process.epoch());
             let (sockets, changes) = (vec![(0, socket)], control.changes(number));
             let parts = Parts { shard: number, process: own, epoch, sockets, changes };
-            start(world, scenario.faults.clone(), planted, parts)
+            start(world, ledger, scenario.faults.clone(), planted, parts)
         });
         let (shards, letters) = started.unzip();
         control.started(letters);
@@ -227,8 +273,7 @@ impl<'a> Run<'a> {
     }
 
     fn start_peers(&self) {
-        let [clients, upstreams] = &self.peers;
-        let rt = upstreams.handle();
+        let rt = self.peers[1].handle();
         for (n, cluster) in self.scenario.clusters.iter().enumerate() {
             for e in 0..cluster.endpoints {
                 let fd = self.world.listen(&address(&draw::endpoint(n, e), 80));
@@ -237,26 +282,36 @@ impl<'a> Run<'a> {
                 rt.spawn(upstream::serve(rt.clone(), listener, scenario, ledger));
             }
         }
-        let rt = clients.handle();
-        for number in 0..self.scenario.clients.len() {
+        let fd = self.world.listen(&address(draw::AUTHZ, 80));
+        let listener = rt.adopt_listener(fd).expect("a listener");
+        let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
+        rt.spawn(authz::serve(rt.clone(), listener, scenario, ledger));
+        self.start_clients(0..self.scenario.encore.unwrap_or(self.scenario.clients.len()));
+    }
+
+    fn start_clients(&self, numbers: std::ops::Range<usize>) {
+        let rt = self.peers[0].handle();
+        for number in numbers {
             let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
             rt.spawn(client::run(rt.clone(), scenario, ledger, number, Rc::clone(&self.clients_done)));
         }
     }
 
     /// Everything, from the first connection to the last byte of memory.
-    fn play(self) {
+    fn play(self) -> bool {
         let this = ManuallyDrop::new(self);
         this.live();
-        if !this.broken.get() {
+        let whole = !this.broken.get();
+        if whole {
             ManuallyDrop::into_inner(this).check_end();
         }
+        whole
     }
 
     /// From the first connection to the last word of the shards.
     fn live(&self) {
         let quits = self.scenario.quits_at.map(|after| self.world.now() + after);
-        let clients = self.scenario.clients.len();
+        let clients = self.scenario.encore.unwrap_or(self.scenario.clients.len());
         let done = self.drive(quits, || self.clients_done.get() == clients);
         let quits_early = !done && quits.is_some_and(|at| self.world.now() >= at);
         if self.broken.get() {
@@ -265,8 +320,15 @@ impl<'a> Run<'a> {
         if !done && !quits_early {
             return self.ledger.violation("it never comes to its end".to_owned());
         }
-        if !quits_early {
+        if quits_early {
+            self.world.happened("end amid requests");
+        } else {
+            if let Some(first) = self.scenario.encore {
+                self.rest();
+                self.encore(first);
+            }
             if self.scenario.drains {
+                self.world.happened("drain");
                 let (graceful, skip_exit, inbound_only) = (true, true, false);
                 self.control.take(Input::Command(Command::DrainListeners {
                     graceful,
@@ -274,9 +336,7 @@ impl<'a> Run<'a> {
                     inbound_only,
                 }));
             }
-            let rest = self.world.now() + REST;
-            self.drive(Some(rest), || false);
-            self.check_rest();
+            self.rest();
         }
         self.control.take(Input::Command(Command::Quit));
         let end = self.world.now() + Duration::from_secs(10);
@@ -285,6 +345,15 @@ impl<'a> Run<'a> {
             self.ledger.violation("a shard that was told to quit is there after ten seconds".to_owned());
         }
         self.check_accounts();
+    }
+
+    /// All that is left comes to its end, and leaves nothing behind.
+    fn rest(&self) {
+        let rest = self.world.now() + REST;
+        self.drive(Some(rest), || false);
+        if !self.broken.get() {
+            self.check_rest();
+        }
     }
 
     /// Lets the hosts run, in an order that is drawn, until `done` or `until`. False: it was not done.
@@ -335,6 +404,7 @@ impl<'a> Run<'a> {
             let shard = usize::try_from(self.world.draw(self.shards.len() as u64)).unwrap_or(0);
             let pause = Duration::from_micros(self.world.draw(30_000));
             self.shards[shard].stalled.set(self.world.now() + pause);
+            self.world.happened("stall of a shard");
         }
         if self.scenario.churns && self.world.chance(RARELY) {
             self.change_endpoints();
@@ -342,11 +412,13 @@ impl<'a> Run<'a> {
         if self.scenario.wall_jumps > 0 && self.world.chance(RARELY) {
             let by = i64::try_from(self.world.draw(7_200_000_000_000)).unwrap_or(0) - 3_600_000_000_000;
             self.world.jump_wall(by);
+            self.world.happened("wall clock jump");
         }
     }
 
     /// A cluster has other endpoints: some of all, and at least one.
     fn change_endpoints(&self) {
+        self.world.happened("endpoints change");
         let number = usize::try_from(self.world.draw(self.clusters.len() as u64)).unwrap_or(0);
         let (cluster, all) = &self.clusters[number];
         let stays = usize::try_from(self.world.draw(all.len() as u64)).unwrap_or(0);
@@ -386,6 +458,10 @@ impl<'a> Run<'a> {
     fn check_accounts(&self) {
         let lines = self.log.lines();
         let dropped = self.process.writer.stats().lines_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        if dropped > 0 {
+            self.world.happened("line of the log dropped");
+        }
+        self.check_counts();
         let requests = self.sum("http.main.downstream_rq_total");
         self.ledger.check_log(self.scenario, &lines, dropped, requests);
         let (begun, over) =
@@ -402,8 +478,12 @@ impl<'a> Run<'a> {
     /// The shards are dropped: nothing may be with the kernel.
     fn check_end(self) {
         for (number, shard) in self.shards.into_iter().enumerate() {
-            let rt = shard.runtime.handle();
+            let (rt, begun) = (shard.runtime.handle(), self.world.now());
             drop(shard.runtime);
+            let took = self.world.now().since(begun);
+            if took >= LAST_WORDS_TIME {
+                self.ledger.violation(format!("shard {number} took {took:?} for its end"));
+            }
             if rt.sockets_in_use() > 0 {
                 let left = rt.sockets_in_use();
                 self.ledger.violation(format!("shard {number} ended with {left} sockets"));
@@ -423,12 +503,19 @@ fn listening(scenario: &Scenario, world: &World) -> Vec<std::os::fd::OwnedFd> {
     all
 }
 
-fn start(world: &World, faults: Faults, planted: Planted, parts: Parts) -> (Shard, MailSender<Letter>) {
+fn start(
+    world: &World,
+    ledger: &Rc<Ledger>,
+    faults: Faults,
+    planted: Planted,
+    parts: Parts,
+) -> (Shard, MailSender<Letter>) {
     let runtime = host(world, faults, planted);
     let rt = runtime.handle();
     let (letters, receiver) = rt.mailbox(crate::limits::SHARD_LETTERS);
     let main = rt.spawn(shard::run(rt.clone(), parts, receiver));
     runtime.step();
-    let tasks = rt.tasks_live();
+    let (tasks, hears) = (rt.tasks_live(), Rc::clone(ledger));
+    rt.on_panic(move |text| hears.violation(format!("a task panicked: {text}")));
     (Shard { runtime, main, tasks, stalled: Cell::new(Instant(0)) }, letters)
 }

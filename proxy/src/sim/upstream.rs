@@ -39,20 +39,25 @@ async fn request(wire: &Wire, head: &Head, scenario: &Scenario, ledger: &Ledger)
     let Some(id) = head.id().filter(|id| *id < scenario.requests.len()) else {
         return Err(Stop::Bad(format!("a request without a number: {head:?}")));
     };
-    ledger.reached(id);
+    ledger.reached(scenario, id, head, wire.rt.now());
     let plan = &scenario.requests[id];
     let expected = format!("{} /c/{}/{id} HTTP/1.1", plan.method, plan.cluster);
     if head.first != expected {
         return Err(Stop::Bad(format!("{:?}, not {expected:?}", head.first)));
     }
     let early = matches!(&plan.act, Act::Answer(answer) if answer.early);
+    ledger.happened(plan.act.name());
     if !early {
         read_body(wire, head, id, scenario, ledger).await?;
     }
     let goes_on = match &plan.act {
         Act::Answer(answer) => {
             let said = say(wire, ledger, id, plan.method, answer, None).await;
-            said.map_err(|_| Stop::Gone)? && !answer.closes && answer.framing != Framing::Close
+            let goes_on = said.map_err(|_| Stop::Gone)?;
+            if answer.closes && answer.framing != Framing::Close {
+                ledger.closes(plan.cluster, wire.rt.now());
+            }
+            goes_on && !answer.closes && answer.framing != Framing::Close
         }
         Act::Silent => {
             let _gives_up = wire.to_end(&|_, _| {}).await;
@@ -118,6 +123,9 @@ async fn say(
     after: Option<usize>,
 ) -> Result<bool, NetError> {
     wire.rt.sleep(answer.delay).await;
+    if ledger.is_answered(id) {
+        ledger.happened("answer that comes late");
+    }
     for _ in 0..answer.interim {
         wire.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await?;
     }

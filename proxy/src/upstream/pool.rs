@@ -10,7 +10,9 @@ use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
 
-use selvedge_runtime::{ConnectOptions, Instant, Keepalive, NetError, Rt, Socket, SocketAddress, TaskId};
+use selvedge_runtime::{
+    ConnectOptions, Instant, Keepalive, Mutation, NetError, Rt, Socket, SocketAddress, TaskId,
+};
 
 use super::breaker::Limit;
 use super::cluster::{ClusterTwin, Host};
@@ -48,7 +50,7 @@ pub(super) struct Idle {
 impl Idle {
     /// Whether something has come to it: its end, or bytes that nobody asked for.
     pub(super) fn is_dead(&self) -> bool {
-        self.conn.socket.has_event()
+        self.conn.socket.has_event() && !self.conn.rt.planted(Mutation::DeadReuse)
     }
 
     /// Closes it for what has come to it: its end, or bytes that nobody asked for.

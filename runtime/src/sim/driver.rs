@@ -66,6 +66,8 @@ pub(crate) struct Sim {
     sends: Vec<SockId>,
     bell: Bell,
     planted: Planted,
+    /// Connections that were handed over, and not given back unseen.
+    pub(crate) accepted: u64,
 }
 
 impl Drop for Sim {
@@ -86,26 +88,28 @@ impl Sim {
     ) -> Sim {
         let host = world.0.network.borrow_mut().add_host(faults);
         let (slots, listeners, sends) = (Vec::new(), Vec::new(), Vec::new());
-        Sim { world: world.clone(), host, small, large, slots, listeners, sends, bell, planted }
+        Sim { world: world.clone(), host, small, large, slots, listeners, sends, bell, planted, accepted: 0 }
     }
 
     fn now(&self) -> Instant {
         self.world.now()
     }
 
-    fn chance(&self, rate: impl Fn(&Faults) -> u32) -> bool {
+    /// Whether that happens now; it is counted.
+    fn chance(&self, what: &'static str, rate: impl Fn(&Faults) -> u32) -> bool {
         let rate = rate(&self.world.0.network.borrow().hosts[self.host].faults);
-        self.world.chance(rate)
+        let happens = self.world.chance(rate);
+        if happens {
+            self.world.happened(what);
+        }
+        happens
     }
 
     /// When an answer comes that the kernel has now.
     fn soon(&self) -> Instant {
-        let (rate, late) = {
-            let network = self.world.0.network.borrow();
-            let faults = &network.hosts[self.host].faults;
-            (faults.late_rate, faults.late)
-        };
-        let most = if self.world.chance(rate) { late } else { Duration::from_micros(5) };
+        let late = self.world.0.network.borrow().hosts[self.host].faults.late;
+        let is_late = self.chance("late word of the kernel", |f| f.late_rate);
+        let most = if is_late { late } else { Duration::from_micros(5) };
         self.now() + self.world.between((Duration::ZERO, most))
     }
 
@@ -170,6 +174,7 @@ impl Sim {
 
     /// A descriptor whose owner is gone before it became a socket.
     pub(crate) fn discard(&mut self, fd: OwnedFd) {
+        self.accepted -= 1;
         self.close_token(fd.as_raw_fd(), true);
     }
 
@@ -234,6 +239,8 @@ impl Sim {
         // Not armed: the last answer is on its way already.
         if self.slot(id).is_some_and(|s| s.armed.take().is_some()) {
             self.say_received(id, Completion::Recv { id, result: Err(NetError::Canceled), more: false });
+        } else {
+            self.world.happened("cancel came late");
         }
     }
 
@@ -278,7 +285,7 @@ impl Sim {
 
     /// Bytes that go under way, as many as there is room for; 0: none.
     fn push_bytes(&self, end: EndId, chunks: &Chunks, now: Instant) -> Result<usize, NetError> {
-        let short = self.chance(|f| f.short_write);
+        let short = self.chance("short write", |f| f.short_write);
         let at = {
             let latency = self.world.0.network.borrow().peek(end).latency;
             now + self.world.between(latency)
@@ -302,6 +309,7 @@ impl Sim {
             n = 1 + usize::try_from(self.world.draw(n as u64)).unwrap_or(0);
         }
         if n == 0 {
+            self.world.happened("full send buffer");
             return Ok(0);
         }
         let passing = peer.cut.map_or(n, |left| n.min(usize::try_from(left).unwrap_or(n)));
@@ -312,6 +320,7 @@ impl Sim {
         });
         let owner = peer.owner;
         if cut {
+            self.world.happened("reset by the network");
             let there = peer.break_off(there, NetError::Reset);
             network.end(end).break_off(there, NetError::Reset);
             if let Some((host, id)) = network.peek(end).owner {
@@ -334,11 +343,11 @@ impl Sim {
         if let Some(slot) = self.slot(id) {
             slot.connecting = true;
         }
-        if self.chance(|f| f.hang) {
+        if self.chance("hanging connect", |f| f.hang) {
             //= Linux gives up after its six repetitions of the SYN, 127 s
             let at = self.now() + Duration::from_secs(127);
             self.plan(at, Due::Say(Completion::Connected { id, result: Err(NetError::TimedOut) }));
-        } else if self.chance(|f| f.refuse) {
+        } else if self.chance("refused connect", |f| f.refuse) {
             self.plan(at, Due::Say(Completion::Connected { id, result: Err(NetError::Refused) }));
         } else {
             self.plan(at, Due::Connect(id, to.clone()));
@@ -436,7 +445,7 @@ impl Sim {
         if self.world.0.network.borrow().queues[queue].waiting.is_empty() {
             return;
         }
-        if self.chance(|f| f.no_descriptors) {
+        if self.chance("no descriptor", |f| f.no_descriptors) {
             self.world.note(self.host, "no descriptor", u64::from(number), 0);
             self.listeners[number as usize].armed = false;
             let result = Err(NetError::NoDescriptors);
@@ -491,12 +500,12 @@ impl Sim {
         there: usize,
     ) -> (Result<Option<crate::buf::Chunk>, NetError>, bool) {
         let group = Rc::clone(self.group(class));
-        if self.chance(|f| f.no_buffers) {
+        if self.chance("no buffer", |f| f.no_buffers) {
             return (Err(NetError::NoBuffers), false);
         }
         let Some(buffer) = group.pop_free() else { return (Err(NetError::NoBuffers), false) };
         let mut n = there.min(group.buffer_bytes);
-        if n > 1 && self.chance(|f| f.short_read) {
+        if n > 1 && self.chance("short read", |f| f.short_read) {
             n = 1 + usize::try_from(self.world.draw(n as u64)).unwrap_or(0);
         }
         let mut network = self.world.0.network.borrow_mut();
@@ -510,7 +519,7 @@ impl Sim {
         group.write(buffer, &bytes);
         network.scratch = bytes;
         drop(network);
-        let more = !self.chance(|f| f.multishot_ends);
+        let more = !self.chance("multishot receive ended", |f| f.multishot_ends);
         (Ok(Some(group.lend(buffer, n))), more)
     }
 
@@ -544,7 +553,7 @@ impl Sim {
                 Due::Connect(id, to) => self.connect_now(id, &to),
                 Due::Accept(number) => self.accept_waiting(number),
             }
-            if !out.is_empty() && self.chance(|f| f.partial_turn) {
+            if !out.is_empty() && self.chance("partial turn", |f| f.partial_turn) {
                 break;
             }
         }
@@ -557,6 +566,9 @@ impl Sim {
             if !waited && result != Err(NetError::Canceled) {
                 return;
             }
+        }
+        if let Completion::Accepted { result: Ok(_), .. } = completion {
+            self.accepted += 1;
         }
         out.push(completion);
     }

@@ -5,21 +5,41 @@
 //! after another, and moves the clock when none has anything to do. Invariant: the same seed and the same calls
 //! give the same events, and the same [`World::trace`].
 
+pub mod allocations;
 mod driver;
+mod host;
 mod network;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 pub(crate) use driver::Sim;
+pub(crate) use host::Operations;
 
 use crate::addr::SocketAddress;
 use crate::rng::Rng;
 use crate::time::{Instant, WallTime};
 use network::Network;
+
+/// What the network and the kernels do to hosts, in the words of [`World::tally`].
+pub const HAPPENINGS: [&str; 12] = [
+    "cancel came late",
+    "full send buffer",
+    "hanging connect",
+    "late word of the kernel",
+    "multishot receive ended",
+    "no buffer",
+    "no descriptor",
+    "partial turn",
+    "refused connect",
+    "reset by the network",
+    "short read",
+    "short write",
+];
 
 /// What a rate is out of.
 pub const ALWAYS: u32 = 1 << 16;
@@ -88,6 +108,8 @@ struct Inside {
     network: RefCell<Network>,
     trace: Cell<u64>,
     events: Cell<u64>,
+    /// How often what has happened, of that which may go wrong.
+    tally: RefCell<BTreeMap<&'static str, u64>>,
     /// Said aloud: each event as a line.
     teller: RefCell<Option<Teller>>,
 }
@@ -114,6 +136,7 @@ impl World {
             network: RefCell::new(Network::new()),
             trace: Cell::new(seed),
             events: Cell::new(0),
+            tally: RefCell::default(),
             teller: RefCell::new(None),
         }))
     }
@@ -169,6 +192,16 @@ impl World {
 
     pub fn events(&self) -> u64 {
         self.0.events.get()
+    }
+
+    /// Something of that which may go wrong has happened, and has had an effect.
+    pub fn happened(&self, what: &'static str) {
+        *self.0.tally.borrow_mut().entry(what).or_default() += 1;
+    }
+
+    /// How often what has happened.
+    pub fn tally(&self) -> Vec<(&'static str, u64)> {
+        self.0.tally.borrow().iter().map(|(what, times)| (*what, *times)).collect()
     }
 
     /// Calls `say` with a line for each event from now on.

@@ -170,26 +170,38 @@ impl Conn {
 
     /// When a connection has lived for as long as it may.
     fn oldest(&self) -> Instant {
-        let max = self.twin.hcm.max_connection_duration;
-        max.map_or(Instant::FAR, |max| {
-            self.begun + (max - self.sooner(Effect::ConnectionMax, self.twin.timers.connection_max, max))
+        self.after(self.begun, self.twin.hcm.max_connection_duration, |max| {
+            self.sooner(Effect::ConnectionMax, self.twin.timers.connection_max, max)
         })
     }
 
     /// When an idle connection is done with, that began to wait at `since`.
     fn idle_end(&self, since: Instant) -> Instant {
-        let idle = self.twin.hcm.idle_timeout;
-        let end = idle.map_or(Instant::FAR, |idle| {
-            since + (idle - self.sooner(Effect::ConnectionIdle, self.twin.timers.connection_idle, idle))
+        let end = self.after(since, self.twin.hcm.idle_timeout, |idle| {
+            self.sooner(Effect::ConnectionIdle, self.twin.timers.connection_idle, idle)
         });
         let closes = self.twin.share(&self.cx, Effect::CloseIdle).is_all();
         if closes { end.min(since + limits::CLOSE_IDLE_AFTER) } else { end }
     }
 
+    /// The end of a time, which pressure makes shorter.
+    fn after(
+        &self,
+        begun: Instant,
+        time: Option<Duration>,
+        sooner: impl Fn(Duration) -> Duration,
+    ) -> Instant {
+        match time {
+            None => Instant::FAR,
+            Some(time) if !self.twin.elastic => begun + time,
+            Some(time) => begun + (time - sooner(time)),
+        }
+    }
+
     /// When a stream is idle for too long that was so since `since`, before any route.
     pub(crate) fn stream_idle_end(&self, since: Instant) -> Instant {
-        self.twin.hcm.stream_idle_timeout.map_or(Instant::FAR, |idle| {
-            since + (idle - self.sooner(Effect::StreamIdle, self.twin.timers.stream_idle, idle))
+        self.after(since, self.twin.hcm.stream_idle_timeout, |idle| {
+            self.sooner(Effect::StreamIdle, self.twin.timers.stream_idle, idle)
         })
     }
 
@@ -295,7 +307,10 @@ impl Conn {
     async fn first_bytes(&self) -> Result<Chunk, Next> {
         let http = &self.twin.http;
         let since = self.cx.rt.now();
-        let deadline = || self.drain_end.get().unwrap_or_else(|| self.idle_end(since).min(self.oldest()));
+        let end = || self.idle_end(since).min(self.oldest());
+        let fixed = end();
+        let deadline =
+            || self.drain_end.get().unwrap_or_else(|| if self.twin.elastic { end() } else { fixed });
         let mut lines = EmptyLines::default();
         loop {
             match self.bytes_until(deadline).await {

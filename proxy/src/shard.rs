@@ -157,6 +157,8 @@ pub struct ListenerTwin {
     pub open: Arc<AtomicU64>,
     /// When `/drain_listeners?graceful` was called.
     drain_begun: Cell<Option<Instant>>,
+    /// An overload manager may press on it.
+    pub elastic: bool,
     /// What pressure makes of the time limits.
     pub timers: Timers,
     /// The chain before the router.
@@ -175,6 +177,7 @@ impl ListenerTwin {
             node: &parts.epoch.snapshot.node,
         };
         let filters = filters::local(&hcm.filters, &place);
+        let overload = parts.epoch.snapshot.overload.as_ref().filter(|_| !config.bypasses_overload);
         let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
         ListenerTwin {
             limits: HeadLimits {
@@ -194,13 +197,8 @@ impl ListenerTwin {
             filters,
             open: Arc::clone(&scopes.open),
             drain_begun: Cell::new(None),
-            timers: parts
-                .epoch
-                .snapshot
-                .overload
-                .as_ref()
-                .filter(|_| !config.bypasses_overload)
-                .map_or_else(Timers::default, |overload| overload.timers),
+            elastic: overload.is_some(),
+            timers: overload.map_or_else(Timers::default, |overload| overload.timers),
             config,
             hcm,
         }
@@ -208,7 +206,7 @@ impl ListenerTwin {
 
     /// How far an action of the overload manager has gone here.
     pub fn share(&self, cx: &Cx, effect: Effect) -> Share {
-        if self.config.bypasses_overload { Share::default() } else { cx.server.overload.get(effect) }
+        if self.elastic { cx.server.overload.get(effect) } else { Share::default() }
     }
 
     /// Whether a connection is asked to go at its next response.

@@ -157,7 +157,7 @@ impl<'c> Stream<'c> {
     pub(super) fn request_data(&mut self, data: Chunk) -> Result<(), Cut> {
         match &mut self.filters {
             Some(filters) if !filters.run.is_open(Dir::Request) => {
-                filters.run.push(Dir::Request, data);
+                filters.run.push(Dir::Request, data.compact(self.conn.cx.rt.budget()));
                 self.drive_request()
             }
             _ => {
@@ -196,7 +196,9 @@ impl<'c> Stream<'c> {
     /// Body bytes of the response.
     pub(super) fn response_data(&mut self, data: Chunk) {
         match &mut self.filters {
-            Some(filters) if !filters.run.is_open(Dir::Response) => filters.run.push(Dir::Response, data),
+            Some(filters) if !filters.run.is_open(Dir::Response) => {
+                filters.run.push(Dir::Response, data.compact(self.conn.cx.rt.budget()));
+            }
             _ => self.emit(data),
         }
     }

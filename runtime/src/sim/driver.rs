@@ -478,7 +478,10 @@ impl Sim {
             Readable::Nothing => return,
             Readable::Bytes(there) => self.take_bytes(end, class, there),
             Readable::End => (Ok(None), false),
-            Readable::Broken(why) => (Err(why), false),
+            Readable::Broken(why) => {
+                self.world.0.network.borrow_mut().end(end).told = true;
+                (Err(why), false)
+            }
         };
         let n = result.as_ref().map_or(0, |c| c.as_ref().map_or(0, |c| c.len()));
         self.world.note(self.host, "received", end.0 as u64, n as u64);

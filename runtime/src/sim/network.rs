@@ -54,6 +54,8 @@ pub(super) struct End {
     fin: Option<Instant>,
     /// When and why nothing goes any more.
     broken: Option<(Instant, NetError)>,
+    /// A receive has said so. //= Linux: an error is said once, then the pipe is broken
+    pub(super) told: bool,
     pub(super) closed: bool,
     pub(super) shut: bool,
     last: Instant,
@@ -98,7 +100,7 @@ impl End {
 
     /// Why a send fails.
     pub(super) fn send_error(&self, now: Instant) -> Option<NetError> {
-        if self.shut {
+        if self.shut || self.told {
             return Some(NetError::BrokenPipe);
         }
         self.broken.filter(|(at, _)| *at <= now).map(|(_, why)| why)
@@ -311,6 +313,7 @@ impl Network {
             room,
             fin: None,
             broken: None,
+            told: false,
             closed: false,
             shut: false,
             last: Instant(0),

@@ -15,6 +15,7 @@ mod listeners;
 mod logging;
 mod mask;
 mod page;
+mod places;
 mod query;
 mod reply;
 mod runtime;

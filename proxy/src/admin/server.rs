@@ -1,7 +1,7 @@
 //! The admin thread: binds, accepts, reads requests, finds the endpoint, answers.
 //!
 //! Bounded: connections, the size of a head and of a form, how long a client may take for either and for an answer.
-//! When all connections are taken, one more waits in the kernel until one ends.
+//! When all connections are taken, one more waits until one ends, or is sent away for it (`places.rs`).
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "admin thread")]
 
 use std::convert::Infallible;
@@ -25,10 +25,10 @@ use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address};
 use selvedge_runtime::{SocketAddress, WallTime};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::time::{Instant, Sleep};
 
 use super::access::{AccessLogs, Answered, Asked, Ends};
+use super::places::{Place, Places};
 use super::query::{Query, normal_path};
 use super::reply::Reply;
 use super::stats::Counts;
@@ -116,21 +116,18 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
-    let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS));
+    let places = Places::new();
     let counts = Arc::new(Counts::new(&admin.state.registry));
     let logs = Arc::new(AccessLogs::new(&admin.state));
     let mut connections = 0;
-    // The semaphore is never closed.
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         match listener.accept(&bound).await {
             Ok((stream, mut ends)) => {
                 ends.id = connections;
                 connections += 1;
+                let place = places.take().await;
                 let (admin, counts, logs) = (Arc::clone(&admin), Arc::clone(&counts), Arc::clone(&logs));
-                tokio::spawn(async move {
-                    converse(stream, &ends, &admin, &counts, &logs).await;
-                    drop(place);
-                });
+                tokio::spawn(async move { converse(stream, &ends, &place, &admin, &counts, &logs).await });
             }
             Err(error) => {
                 log::warn("admin", &format!("accept failed: {error}"));
@@ -144,6 +141,7 @@ async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
 async fn converse(
     stream: Box<dyn Stream>,
     ends: &Ends,
+    place: &Place,
     admin: &Arc<Admin>,
     counts: &Counts,
     logs: &AccessLogs,
@@ -155,10 +153,12 @@ async fn converse(
     let closing_here = &closing;
     let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
         counts.asked();
+        place.asked();
         let asked = asked(&request);
         let close = last(&request);
         let (reply, bytes_received) = answer(request, admin).await;
         counts.answered(reply.status, asked.began.elapsed());
+        place.answered();
         let close = close || (reply.local && reply.status != 404);
         closing_here.store(close, Relaxed);
         let answered = Answered {
@@ -180,10 +180,12 @@ async fn converse(
         .header_read_timeout(PATIENCE)
         .max_buf_size(limits::ADMIN_HEAD_BYTES)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = &served {
-        log::debug("admin", &format!("connection ended: {error}"));
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        served = served => if let Err(error) = served {
+            log::debug("admin", &format!("connection ended: {error}"));
+        },
+        () = place.lost() => log::warn("admin", "all connections are taken: one that stood still was closed"),
     }
     counts.closed(!closing.load(Relaxed), opened.elapsed());
 }

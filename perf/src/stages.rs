@@ -23,6 +23,7 @@ use selvedge::http::hop_by_hop;
 use selvedge::http::message::{HeaderId, Version};
 use selvedge::observe::info::{StreamInfo, UpstreamInfo};
 use selvedge::route::pick::{self, PickInput};
+use selvedge::route::table::RouteTable;
 use selvedge_runtime::{BlockMut, Budget, Chunk, Instant, WallTime};
 
 use crate::contender;
@@ -95,6 +96,7 @@ impl Stage {
 /// What all requests share.
 struct Bench {
     hcm: Arc<Hcm>,
+    routes: Arc<RouteTable>,
     format: Format,
     budget: Budget,
     limits: HeadLimits,
@@ -117,6 +119,7 @@ impl Bench {
         Ok(Bench {
             format: format.clone(),
             hcm,
+            routes: Arc::clone(&snapshot.listeners[0].routes),
             budget: Budget::new(1 << 30),
             limits: HeadLimits::default(),
             request: head(&exchange.request, exchange.request_body_bytes),
@@ -133,7 +136,7 @@ impl Bench {
 
     fn pick(&self, request: &DecodedRequest) -> pick::Picked<'_> {
         let input = PickInput { random: 7, https: false, internal: false };
-        pick::pick(&self.hcm.routes, &request.head, input).expect("a route")
+        pick::pick(&self.routes, &request.head, input).expect("a route")
     }
 
     fn request_in(&self, request: &mut DecodedRequest) {

@@ -21,6 +21,8 @@ pub const MONITOR_BYTES: u64 = 64 * 1024;
 /// How long a connection has waited for a request before `close_idle_http_connections` takes it: a client that is
 /// about to ask has asked by then.
 pub const CLOSE_IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+/// How often it is looked whether old epochs of the configuration are held by nobody any more, while there are any.
+pub const EPOCHS_SWEPT_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How old the runtime's own numbers may be in the stats.
 pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often a shard that is leaving looks whether its last connection has gone.

@@ -42,6 +42,11 @@ impl Process {
         Process { shards, registry, server: Arc::default(), writer, pace, host_address, epoch }
     }
 
+    /// The control thread's: the newest epoch, for whoever looks from now on.
+    pub fn set_epoch(&self, epoch: Arc<Epoch>) {
+        *self.epoch.lock().unwrap_or_else(PoisonError::into_inner) = epoch;
+    }
+
     /// The newest.
     pub fn epoch(&self) -> Arc<Epoch> {
         Arc::clone(&self.epoch.lock().unwrap_or_else(PoisonError::into_inner))

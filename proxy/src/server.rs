@@ -43,7 +43,6 @@ use crate::shard::DrainPace;
 #[derive(Debug)]
 pub struct Plan {
     pub options: Arc<Options>,
-    pub snapshot: Arc<Snapshot>,
     /// The wire form of the bootstrap, for dumps.
     pub bootstrap: Arc<[u8]>,
     /// Fields of it that the API does not have.
@@ -91,23 +90,27 @@ fn log_panics() {
 
 fn serve(options: Options) -> Result<(), String> {
     let started = Instant::now();
-    let plan = load(options)?;
+    let (plan, snapshot) = load(options)?;
     if plan.options.mode == Mode::Validate {
         println!("configuration '{}' OK", plan.options.config_path);
         return Ok(());
     }
-    let (core, bound) = prepare(plan, started)?;
+    let (core, bound) = prepare(plan, snapshot, started)?;
     control::run(&core, bound)
 }
 
 /// Makes what all threads share, and binds.
-fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Bound>), String> {
+fn prepare(
+    plan: Plan,
+    snapshot: Arc<Snapshot>,
+    started: Instant,
+) -> Result<(Arc<control::Core>, Vec<Bound>), String> {
     let options = &plan.options;
     let here =
         |reason: String| format!("error initializing configuration '{}': {reason}", options.config_path);
     let shards = shard_count(options);
     let mut bound = Vec::new();
-    for listener in &plan.snapshot.listeners {
+    for listener in &snapshot.listeners {
         bound.push(bind(listener, shards).map_err(here)?);
     }
     let writer = Writer::start(options.file_flush_min_size_kb as usize * 1024)
@@ -116,17 +119,12 @@ fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Boun
         log_flush: options.file_flush_interval,
         drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
     };
-    let snapshot = Arc::clone(&plan.snapshot);
+    let listeners = snapshot.listeners.iter().zip(&bound);
+    let listeners = listeners.map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone())).collect();
     let process = Process::new(shards, snapshot, writer, pace, host_address().to_string());
     let core = Arc::new(control::Core {
         process: Arc::new(process),
-        listeners: plan
-            .snapshot
-            .listeners
-            .iter()
-            .zip(&bound)
-            .map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone()))
-            .collect(),
+        listeners,
         started,
         phase: Arc::new(AtomicU8::new(machine::PRE_INITIALIZING)),
         plan,
@@ -134,7 +132,7 @@ fn prepare(plan: Plan, started: Instant) -> Result<(Arc<control::Core>, Vec<Boun
     Ok((core, bound))
 }
 
-fn load(options: Options) -> Result<Plan, String> {
+fn load(options: Options) -> Result<(Plan, Arc<Snapshot>), String> {
     let source = Source {
         path: options.config_path.clone(),
         yaml: options.config_yaml.clone(),
@@ -154,13 +152,13 @@ fn load(options: Options) -> Result<Plan, String> {
     drop((loaded.bootstrap, loaded.places));
     // The descriptors of the whole API took 17 MB.
     selvedge_runtime::memory::give_back();
-    Ok(Plan {
+    let plan = Plan {
         options: Arc::new(options),
-        snapshot: Arc::new(snapshot),
         bootstrap: loaded.bytes.into(),
         unknown_fields: loaded.unknown_fields.len(),
         planted: Planted::default(),
-    })
+    };
+    Ok((plan, Arc::new(snapshot)))
 }
 
 /// Flags of the command line come before the file. //= envoy: LocalInfo

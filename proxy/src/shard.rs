@@ -1,6 +1,10 @@
-//! One shard: its twins of listeners and clusters, its letters, its accept loops.
+//! One shard: its twins of listeners, its letters, its accept loops.
 //!
+//! A new epoch is taken over at the top of its loop, between two tasks: no request sees half of it.
 //! Everything here belongs to one thread. What shards share is counted in `ServerShared` and in the clusters.
+
+mod changes;
+mod epoch;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -19,7 +23,6 @@ use crate::args::DrainStrategy;
 use crate::config::hcm::Hcm;
 use crate::config::listener::{Direction, Listener};
 use crate::config::overload::Timers;
-use crate::config::snapshot::Snapshot;
 use crate::downstream::{self, Conn};
 use crate::epoch::Epoch;
 use crate::filters::{self, LocalEntry};
@@ -30,9 +33,11 @@ use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names;
 use crate::stats::scope::{Registry, Scope, ScopeName};
-use crate::upstream::changes::Changes;
-use crate::upstream::cluster::ClusterSet;
 use crate::upstream::reaper::Reaper;
+
+pub use changes::Changes;
+pub use epoch::EpochTwin;
+use epoch::Site;
 
 /// What all threads share: live at once, outside any configuration.
 #[derive(Debug, Default)]
@@ -59,7 +64,8 @@ pub struct ListenerScopes {
 }
 
 impl ListenerScopes {
-    pub fn new(config: &Listener, registry: &Registry) -> ListenerScopes {
+    /// `old`: connections are counted on.
+    pub fn new(config: &Listener, registry: &Registry, old: Option<&Arc<ListenerScopes>>) -> ListenerScopes {
         let (stat, prefix) = (&config.stat_name, &config.hcm.stat_prefix);
         let address = ("envoy_listener_address", &**stat);
         let manager = ("envoy_http_conn_manager_prefix", &**prefix);
@@ -72,7 +78,7 @@ impl ListenerScopes {
             )),
             http: registry.scope(ScopeName::new(&format!("http.{prefix}."), "http", &[manager])),
             http1: registry.scope(ScopeName::new("http1.", "http1", &[])),
-            open: Arc::default(),
+            open: old.map_or_else(Arc::default, |old| Arc::clone(&old.open)),
         }
     }
 
@@ -87,7 +93,7 @@ impl ListenerScopes {
 /// A letter to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Letter {
-    /// Clusters have new endpoints, or the overload manager has moved: see `Changes`.
+    /// There is another epoch, clusters have other endpoints, or the overload manager has moved: see `Changes`.
     Changes,
     /// Ask connections to go, as `/drain_listeners?graceful` does.
     Drain { inbound_only: bool },
@@ -122,8 +128,8 @@ pub struct Cx {
     pub rt: Rt,
     pub server: Arc<ServerShared>,
     pub process: Arc<Process>,
-    pub snapshot: Arc<Snapshot>,
-    pub clusters: ClusterSet,
+    /// The newest; requests keep the one that they began with.
+    epoch: RefCell<Rc<EpochTwin>>,
     pub logs: ShardLogs,
     date: RefCell<(u64, Vec<u8>)>,
     pub next_stream: Cell<u64>,
@@ -144,8 +150,8 @@ impl Cx {
 /// A listener as this shard knows it.
 #[derive(Debug)]
 pub struct ListenerTwin {
-    pub config: Arc<Listener>,
-    pub hcm: Arc<Hcm>,
+    /// Its number among the listeners.
+    pub at: usize,
     pub limits: HeadLimits,
     pub stats: Arc<Block<names::Listener>>,
     pub worker: Arc<Block<names::Worker>>,
@@ -155,31 +161,40 @@ pub struct ListenerTwin {
     /// Of each access log of the connection manager, its file.
     pub log_files: Vec<LogId>,
     pub open: Arc<AtomicU64>,
-    /// When `/drain_listeners?graceful` was called.
-    drain_begun: Cell<Option<Instant>>,
+    /// When `/drain_listeners?graceful` was called: that counts for connections of every epoch.
+    drain_begun: Rc<Cell<Option<Instant>>>,
     /// An overload manager may press on it.
     pub elastic: bool,
     /// What pressure makes of the time limits.
     pub timers: Timers,
+    direction: Direction,
+    drains_on_health: bool,
+    ignores_global_limit: bool,
+    max_connections: Option<u64>,
     /// The chain before the router.
     pub filters: Box<[LocalEntry]>,
+    // The last field: what the filters refer to goes after them.
+    pub hcm: Arc<Hcm>,
 }
 
 impl ListenerTwin {
-    fn new(parts: &Parts, at: usize, logs: &ShardLogs) -> ListenerTwin {
-        let config = Arc::clone(&parts.epoch.snapshot.listeners[at]);
-        let (scopes, hcm) = (&parts.epoch.scopes[at], Arc::clone(&config.hcm));
+    /// `old`: the same listener before.
+    fn new(site: &Site<'_>, epoch: &Epoch, at: usize, old: Option<&ListenerTwin>) -> ListenerTwin {
+        let config = &epoch.listeners[at];
+        let (scopes, hcm) = (&epoch.scopes[at], Arc::clone(&config.hcm));
+        let (shard, process) = (site.shard, site.process);
         let place = filters::Place {
-            registry: &parts.process.registry,
-            shard: parts.shard,
+            registry: &process.registry,
+            shard,
             manager: &hcm.stat_prefix,
-            server: &parts.process.server,
-            node: &parts.epoch.snapshot.node,
+            server: &process.server,
+            node: &epoch.snapshot.node,
         };
         let filters = filters::local(&hcm.filters, &place);
-        let overload = parts.epoch.snapshot.overload.as_ref().filter(|_| !config.bypasses_overload);
-        let log_files = hcm.access_logs.iter().map(|log| logs.open(&log.path)).collect();
+        let overload = epoch.snapshot.overload.as_ref().filter(|_| !config.bypasses_overload);
+        let log_files = hcm.access_logs.iter().map(|log| site.logs.open(&log.path)).collect();
         ListenerTwin {
+            at,
             limits: HeadLimits {
                 bytes_max: hcm.max_request_headers_kb as usize * 1024,
                 fields_max: hcm.max_headers_count as usize,
@@ -188,18 +203,21 @@ impl ListenerTwin {
                 allow_absolute_url: hcm.http1.allow_absolute_url,
                 underscores: hcm.underscores,
             },
-            stats: scopes.listener.block(parts.shard),
-            worker: ListenerScopes::worker(&config, &parts.process.registry, parts.shard),
-            http: scopes.http.block(parts.shard),
-            http1: scopes.http1.block(parts.shard),
-            listener_http: scopes.listener_http.block(parts.shard),
+            stats: scopes.listener.block(shard),
+            worker: ListenerScopes::worker(config, &process.registry, shard),
+            http: scopes.http.block(shard),
+            http1: scopes.http1.block(shard),
+            listener_http: scopes.listener_http.block(shard),
             log_files,
             filters,
             open: Arc::clone(&scopes.open),
-            drain_begun: Cell::new(None),
+            drain_begun: old.map_or_else(Rc::default, |old| Rc::clone(&old.drain_begun)),
             elastic: overload.is_some(),
             timers: overload.map_or_else(Timers::default, |overload| overload.timers),
-            config,
+            direction: config.direction,
+            drains_on_health: config.drains_on_health,
+            ignores_global_limit: config.ignores_global_limit,
+            max_connections: config.max_connections,
             hcm,
         }
     }
@@ -209,10 +227,21 @@ impl ListenerTwin {
         if self.elastic { cx.server.overload.get(effect) } else { Share::default() }
     }
 
+    /// Connections are asked to go from now on.
+    fn begin_drain(&self, now: Instant) {
+        self.drain_begun.set(self.drain_begun.get().or(Some(now)));
+    }
+
+    /// Whether a connection is left: each holds the twin of its listener, of this epoch or of one before, and all
+    /// those share one cell.
+    fn is_used(self: &Rc<ListenerTwin>) -> bool {
+        Rc::strong_count(self) > 1 || Rc::strong_count(&self.drain_begun) > 1
+    }
+
     /// Whether a connection is asked to go at its next response.
     pub fn drains(&self, cx: &Cx) -> bool {
         //= envoy: drain_type MODIFY_ONLY does not look at the health check
-        if self.config.drains_on_health && cx.server.failing_health.load(Relaxed) {
+        if self.drains_on_health && cx.server.failing_health.load(Relaxed) {
             return true;
         }
         let Some(begun) = self.drain_begun.get() else { return false };
@@ -225,27 +254,23 @@ impl ListenerTwin {
 
 /// The life of a shard: until it is told to quit, or cannot go on.
 pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
+    let Parts { shard, process, epoch, sockets, changes } = parts;
     let reaper = Rc::new(Reaper::default());
-    let logs = ShardLogs::new(parts.process.writer.clone());
-    let twins: Vec<Rc<ListenerTwin>> = (0..parts.epoch.snapshot.listeners.len())
-        .map(|at| Rc::new(ListenerTwin::new(&parts, at, &logs)))
-        .collect();
+    let logs = ShardLogs::new(process.writer.clone());
+    let site = Site { shard, rt: &rt, process: &process, logs: &logs, reaper: &reaper };
+    let first = Rc::new(EpochTwin::new(&site, epoch, None));
     let cx = Rc::new(Cx {
         rt: rt.clone(),
-        clusters: ClusterSet::new(&parts.epoch.clusters, parts.shard, &rt, &reaper),
+        server: Arc::clone(&process.server),
+        process,
+        epoch: RefCell::new(first),
         logs,
-        server: Arc::clone(&parts.process.server),
-        snapshot: Arc::clone(&parts.epoch.snapshot),
-        process: parts.process,
         date: RefCell::default(),
         next_stream: Cell::new(rt.random()),
     });
     reaper.start(&rt);
-    let mut accepting = Vec::new();
-    for (at, fd) in parts.sockets {
-        let twin = Rc::clone(&twins[at]);
-        accepting.push((twin.config.direction, rt.spawn(accept(Rc::clone(&cx), twin, fd))));
-    }
+    let accept_at = |(at, fd)| (at, rt.spawn(accept(Rc::clone(&cx), at, fd)));
+    let accepting: Vec<(usize, TaskId)> = sockets.into_iter().map(accept_at).collect();
     let flusher = Rc::clone(&cx);
     rt.spawn(async move {
         loop {
@@ -253,21 +278,21 @@ pub async fn run(rt: Rt, parts: Parts, letters: MailReceiver<Letter>) {
             flusher.rt.contain(|| flusher.logs.flush());
         }
     });
-    let mut hands = Hands { cx, twins, accepting, changes: parts.changes, shrunk: 0 };
+    let mut hands = Hands { shard, cx, reaper, accepting, changes, shrunk: 0 };
     loop {
         let letter = letters.recv().await;
         if letter == Letter::Quit {
             break;
         }
         if rt.contain(|| hands.obey(letter)).is_none() {
-            tell_lost(&hands.cx.process, parts.shard, "it takes no more connections");
+            tell_lost(&hands.cx.process, shard, "it takes no more connections");
             hands.leave(&letters).await;
             break;
         }
     }
     rt.clear_other_tasks();
     // Otherwise the shard's runtime would wait for them in vain, for a second.
-    hands.cx.clusters.iter().for_each(|cluster| cluster.close_idle());
+    hands.cx.epoch().clusters.iter().for_each(|cluster| cluster.close_idle());
     hands.cx.logs.flush();
 }
 
@@ -283,9 +308,11 @@ pub fn tell_lost(process: &Process, shard: usize, so: &str) {
 
 /// What letters have a hand in.
 struct Hands {
+    shard: usize,
     cx: Rc<Cx>,
-    twins: Vec<Rc<ListenerTwin>>,
-    accepting: Vec<(Direction, TaskId)>,
+    reaper: Rc<Reaper>,
+    /// By listener.
+    accepting: Vec<(usize, TaskId)>,
     changes: Arc<Changes>,
     /// How often its heap was to shrink.
     shrunk: u64,
@@ -300,7 +327,13 @@ impl Hands {
                 if noted.overload {
                     self.on_overload();
                 }
-                for twin in noted.clusters.iter().filter_map(|number| self.cx.clusters.at(*number)) {
+                if let Some(epoch) = noted.epoch {
+                    let (rt, process, logs) = (&self.cx.rt, &self.cx.process, &self.cx.logs);
+                    let site = Site { shard: self.shard, rt, process, logs, reaper: &self.reaper };
+                    self.cx.swap(&site, epoch);
+                }
+                let epoch = self.cx.epoch();
+                for twin in noted.clusters.iter().filter_map(|number| epoch.clusters.at(*number)) {
                     twin.take_endpoints();
                 }
             }
@@ -321,14 +354,15 @@ impl Hands {
     }
 
     fn drain(&self, inbound_only: bool) {
-        let now = Some(self.cx.rt.now());
-        let concerned = self.twins.iter().filter(|t| t.config.direction.is_meant(inbound_only));
-        concerned.filter(|t| t.drain_begun.get().is_none()).for_each(|t| t.drain_begun.set(now));
+        for twin in self.cx.epoch().listeners.iter().filter(|t| t.direction.is_meant(inbound_only)) {
+            twin.begin_drain(self.cx.rt.now());
+        }
     }
 
     fn stop_listening(&mut self, inbound_only: bool) {
-        let stopped = self.accepting.extract_if(.., |(direction, _)| direction.is_meant(inbound_only));
-        stopped.for_each(|(_, task)| self.cx.rt.abort(task));
+        let epoch = self.cx.epoch();
+        let meant = |at: usize| epoch.listeners[at].direction.is_meant(inbound_only);
+        self.accepting.extract_if(.., |(at, _)| meant(*at)).for_each(|(_, task)| self.cx.rt.abort(task));
     }
 
     /// A letter was obeyed by half: nobody knows what this shard would do to a new connection. Those that it has are
@@ -339,8 +373,7 @@ impl Hands {
         self.drain(false);
         let end = rt.now() + Duration::from_secs(self.cx.process.pace.drain.time_s);
         let mut look = rt.sleep(limits::LEAVING_LOOKS_EVERY);
-        // Each connection holds the twin of its listener, and nothing else does any more.
-        while rt.now() < end && self.twins.iter().any(|twin| Rc::strong_count(twin) > 1) {
+        while rt.now() < end && self.cx.epoch().listeners.iter().any(ListenerTwin::is_used) {
             let quits = poll_fn(|_| {
                 while let Poll::Ready(letter) = letters.poll_recv() {
                     if letter == Letter::Quit {
@@ -358,19 +391,19 @@ impl Hands {
 }
 
 /// Accepts until it is aborted.
-async fn accept(cx: Rc<Cx>, twin: Rc<ListenerTwin>, fd: OwnedFd) {
+async fn accept(cx: Rc<Cx>, at: usize, fd: OwnedFd) {
     let listener = match cx.rt.adopt_listener(fd) {
         Ok(listener) => listener,
         Err(error) => {
             crate::log::error(
                 "config",
-                &format!("listener '{}' cannot be adopted: {error}", twin.config.name),
+                &format!("listener '{}' cannot be adopted: {error}", cx.epoch().shared.listeners[at].name),
             );
             return;
         }
     };
-    let paused = || twin.share(&cx, Effect::StopConnections).is_all();
-    accept_each(&cx.rt, &listener, paused, |socket| admit(&cx, &twin, socket)).await;
+    let paused = || cx.epoch().listeners[at].share(&cx, Effect::StopConnections).is_all();
+    accept_each(&cx.rt, &listener, paused, |socket| admit(&cx, at, socket)).await;
 }
 
 /// Accepts for ever, but while it is `paused`. A panic in `admit` ends what was accepted, not the accepting.
@@ -399,11 +432,13 @@ async fn accept_each(
 }
 
 /// Starts the task of a connection, unless a limit forbids it.
-fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
+fn admit(cx: &Rc<Cx>, at: usize, socket: Socket) {
     cx.rt.pass("admit");
+    let epoch = cx.epoch();
+    let twin = &epoch.listeners[at];
     twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
     // Both cells are shared by all shards: a place is taken first, and given back when there was none.
-    let global = cx.snapshot.max_connections.filter(|_| !twin.config.ignores_global_limit);
+    let global = epoch.shared.snapshot.max_connections.filter(|_| !twin.ignores_global_limit);
     if !take_place(&cx.server.connections, global) {
         twin.stats.inc(names::Listener::DownstreamGlobalCxOverflow);
         cx.server.overflows.fetch_add(1, Relaxed);
@@ -414,7 +449,7 @@ fn admit(cx: &Rc<Cx>, twin: &Rc<ListenerTwin>, socket: Socket) {
         twin.stats.inc(names::Listener::DownstreamCxOverloadReject);
         return;
     }
-    if !take_place(&twin.open, twin.config.max_connections) {
+    if !take_place(&twin.open, twin.max_connections) {
         cx.server.connections.fetch_sub(1, Relaxed);
         twin.stats.inc(names::Listener::DownstreamCxOverflow);
         return;

@@ -64,8 +64,9 @@ pub enum Failure {
 }
 
 /// Asks, and waits for the answer or for its deadline.
-pub async fn ask(cx: Rc<Cx>, question: Box<Question>) -> Answer {
-    let Some(cluster) = cx.clusters.find(&cx.snapshot, question.cluster.as_bytes()).map(Rc::clone) else {
+/// `cluster`: the one that the question names, if it is there.
+pub async fn ask(cx: Rc<Cx>, cluster: Option<Rc<ClusterTwin>>, question: Box<Question>) -> Answer {
+    let Some(cluster) = cluster else {
         return Answer::Failed(Failure::NoCluster);
     };
     let deadline = if question.timeout.is_zero() { Instant::FAR } else { cx.rt.now() + question.timeout };

@@ -5,7 +5,7 @@
 //! ```
 //! Both directions are driven by one loop: it waits for the next event and handles it without waiting.
 //! Every exit accounts once, in `finish`; a stream that is dropped where it waits accounts there too.
-//! It reads no configuration but its listener's twin, and picks no endpoint itself.
+//! It reads no configuration but its listener's twin and the epoch that it began with, and picks no endpoint itself.
 
 mod account;
 mod filters;
@@ -34,6 +34,7 @@ use crate::observe::info::StreamInfo;
 use crate::overload::Effect;
 use crate::route::pick::Picked;
 use crate::route::table::{Action, Forward, WeightedEntry};
+use crate::shard::EpochTwin;
 use crate::side_call::Answer;
 use crate::stats::names::{Cluster as ClusterStat, Http, Http1};
 use crate::upstream::breaker::Limit;
@@ -70,6 +71,8 @@ enum Cut {
 /// One exchange.
 struct Stream<'c> {
     conn: &'c Conn,
+    /// What it began with, to its end.
+    epoch: &'c EpochTwin,
     info: StreamInfo,
     origin: Origin,
     request: RequestHead,
@@ -177,7 +180,8 @@ enum Event {
 pub(crate) async fn run(conn: &Conn, request: DecodedRequest) -> Fate {
     conn.busy.set(true);
     conn.requests.set(conn.requests.get() + 1);
-    let mut stream = Stream::new(conn, request);
+    let epoch = conn.cx.epoch();
+    let mut stream = Stream::new(conn, &epoch, request);
     let cut = stream.serve().await;
     let fate = stream.finish(cut);
     conn.busy.set(cut == Some(Cut::Downstream));
@@ -196,13 +200,14 @@ pub(crate) async fn refuse(conn: &Conn, error: HeadError, wire: usize) {
     }
     let mut reply = Reply::text(status, body.as_bytes(), details);
     reply.flags = Flags::DOWNSTREAM_PROTOCOL_ERROR;
-    Stream::unread(conn, wire).answer(reply).await;
+    Stream::unread(conn, &conn.cx.epoch(), wire).answer(reply).await;
 }
 
 /// Answers a head that began then and did not come in time.
 pub(crate) async fn head_timeout(conn: &Conn, begun: Instant, wire: usize) {
     let hcm = &conn.twin.hcm;
-    let mut stream = Stream::unread(conn, wire);
+    let epoch = conn.cx.epoch();
+    let mut stream = Stream::unread(conn, &epoch, wire);
     if hcm.request_headers_timeout.is_some_and(|max| begun + max <= conn.cx.rt.now()) {
         conn.twin.http.inc(Http::DownstreamRqHeaderTimeout);
         stream.reply(Reply::text(408, b"request header timeout", "request_header_timeout"));
@@ -217,12 +222,12 @@ pub(crate) async fn head_timeout(conn: &Conn, begun: Instant, wire: usize) {
 
 /// Accounts a request whose client went away in the middle of its head.
 pub(crate) fn abandoned(conn: &Conn, wire: usize) {
-    Stream::unread(conn, wire).finish(Some(Cut::Downstream));
+    Stream::unread(conn, &conn.cx.epoch(), wire).finish(Some(Cut::Downstream));
     conn.busy.set(true);
 }
 
 impl<'c> Stream<'c> {
-    fn new(conn: &'c Conn, request: DecodedRequest) -> Stream<'c> {
+    fn new(conn: &'c Conn, epoch: &'c EpochTwin, request: DecodedRequest) -> Stream<'c> {
         let rt = &conn.cx.rt;
         let head_at = rt.now_fine();
         let begun = conn.head_begun.take().unwrap_or(head_at);
@@ -245,6 +250,7 @@ impl<'c> Stream<'c> {
         conn.twin.http.inc(Http::DownstreamRqActive);
         Stream {
             conn,
+            epoch,
             info,
             origin: Origin { remote: None, internal: false, edge: false },
             request: request.head,
@@ -286,7 +292,7 @@ impl<'c> Stream<'c> {
     }
 
     /// Stands for a request whose head could not be read.
-    fn unread(conn: &'c Conn, wire: usize) -> Stream<'c> {
+    fn unread(conn: &'c Conn, epoch: &'c EpochTwin, wire: usize) -> Stream<'c> {
         let head = RequestHead::unread();
         let none = DecodedRequest {
             head,
@@ -296,7 +302,7 @@ impl<'c> Stream<'c> {
             upgrade: false,
             dropped: 0,
         };
-        let mut stream = Stream::new(conn, none);
+        let mut stream = Stream::new(conn, epoch, none);
         stream.fate = Fate::CloseDelayed;
         stream.info.downstream_wire_received = wire as u64;
         stream

@@ -57,7 +57,8 @@ impl AccessLogs {
     }
 
     pub(super) fn write(&self, state: &AdminState, ends: &Ends, asked: &Asked, answered: Answered) {
-        let Some(admin) = state.snapshot.admin.as_ref().filter(|a| !a.access_logs.is_empty()) else { return };
+        let epoch = state.process.epoch();
+        let Some(admin) = epoch.snapshot.admin.as_ref().filter(|a| !a.access_logs.is_empty()) else { return };
         let request = request(ends, asked);
         let mut response = ResponseHead::new(answered.status);
         response.fields.set_named(b"content-type", answered.content_type.as_bytes());

@@ -15,7 +15,8 @@ use crate::version;
 
 /// Who this process is, as control planes and `/config_dump` see it.
 pub(super) fn node(state: &AdminState, mut node: core::Node) -> core::Node {
-    let known = &state.snapshot.node;
+    let epoch = state.process.epoch();
+    let known = &epoch.snapshot.node;
     node.id.clone_from(&known.id);
     node.cluster.clone_from(&known.cluster);
     if node.locality.is_some() || !known.zone.is_empty() {

@@ -33,7 +33,6 @@ use selvedge_runtime::SocketAddress;
 
 use crate::access_log::sink::Writer;
 use crate::args::Options;
-use crate::config::snapshot::Snapshot;
 use crate::process::Process;
 use crate::shard::ServerShared;
 use crate::stats::scope::Registry;
@@ -46,7 +45,6 @@ pub use server::start;
 #[allow(missing_debug_implementations, reason = "holds closures")]
 pub struct AdminState {
     pub options: Arc<Options>,
-    pub snapshot: Arc<Snapshot>,
     /// The wire form of the bootstrap.
     pub bootstrap_bytes: Arc<[u8]>,
     pub process: Arc<Process>,

@@ -33,7 +33,8 @@ fn commands(heading: &str) -> String {
 }
 
 pub(super) fn index(admin: &Admin, _: &Query) -> Reply {
-    let node = &admin.state.snapshot.node;
+    let epoch = admin.state.process.epoch();
+    let node = &epoch.snapshot.node;
     let mut out = format!("{HEAD}</head>\n<body>\n");
     let _infallible = write!(
         out,

@@ -10,7 +10,8 @@ use super::reply::Reply;
 use crate::config::runtime_values::RuntimeValue;
 
 pub(super) fn runtime(admin: &Admin, _: &Query) -> Reply {
-    let layers = &admin.state.snapshot.runtime.layers;
+    let epoch = admin.state.process.epoch();
+    let layers = &epoch.snapshot.runtime.layers;
     let keys: BTreeSet<&String> = layers.iter().flat_map(|(_, values)| values.keys()).collect();
     let mut entries = Map::new();
     for key in keys {

@@ -17,13 +17,11 @@ use crate::config::rejection::{At, Fault};
 use crate::config::runtime_values::RuntimeValues;
 use crate::config::values::{self, refuse_set};
 use crate::http::h1::head::{HeadLimits, Underscores};
-use crate::route::table::ClusterId;
 
 /// A compiled cluster.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Cluster {
     pub name: Arc<str>,
-    pub id: ClusterId,
     /// The name in statistics: `alt_stat_name`, or the name, with `:` written as `_`.
     pub stat_name: Arc<str>,
     /// The name in logs: `alt_stat_name`, or the name.
@@ -138,12 +136,7 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// Compiles a cluster. `at` is the field that holds it.
-pub fn compile(
-    config: &cluster::Cluster,
-    id: ClusterId,
-    runtime: &RuntimeValues,
-    at: &At<'_>,
-) -> Result<Cluster, Fault> {
+pub fn compile(config: &cluster::Cluster, runtime: &RuntimeValues, at: &At<'_>) -> Result<Cluster, Fault> {
     if config.name.is_empty() {
         return Err(at.field(MESSAGE, "name").violates("value length must be at least 1 characters"));
     }
@@ -175,7 +168,6 @@ pub fn compile(
         stat_name: Arc::from(stat_name.replace(':', "_")),
         observability_name: Arc::from(stat_name.as_str()),
         name,
-        id,
         kind,
         endpoints,
         overprovisioning_factor,

@@ -22,7 +22,6 @@ use crate::route::table::{RouteTable, Upgrade};
 #[derive(Debug)]
 pub struct Hcm {
     pub stat_prefix: Arc<str>,
-    pub routes: Arc<RouteTable>,
     /// The chain, without the router: that is the end of every chain.
     pub filters: Arc<[filters::Entry]>,
     pub router: RouterOptions,
@@ -81,8 +80,13 @@ const DELAYED_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const REQUEST_HEADERS_KB: u32 = 60;
 const HEADERS_COUNT: u32 = 100;
 
-/// Compiles a connection manager. `at` is the field that holds it.
-pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<'_>) -> Result<Hcm, Fault> {
+/// Compiles a connection manager and its routes: connections keep the one, requests take the other when they come.
+/// `at` is the field that holds it.
+pub fn compile(
+    config: &hcm::HttpConnectionManager,
+    lookup: Lookup<'_>,
+    at: &At<'_>,
+) -> Result<(Hcm, RouteTable), Fault> {
     use hcm::http_connection_manager::RouteSpecifier;
     if config.stat_prefix.is_empty() {
         return Err(at.field(MESSAGE, "stat_prefix").violates("value length must be at least 1 characters"));
@@ -107,9 +111,8 @@ pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<
     let timeout =
         |value: Option<&_>, default, field| values::timeout(value, default, &at.field(MESSAGE, field));
     let (chain, router) = chain(config, lookup, at)?;
-    Ok(Hcm {
+    let manager = Hcm {
         stat_prefix: Arc::from(config.stat_prefix.as_str()),
-        routes: Arc::new(routes),
         filters: chain.into(),
         router,
         access_logs: access_log::list(&config.access_log, lookup.runtime, MESSAGE, at)?,
@@ -171,7 +174,8 @@ pub fn compile(config: &hcm::HttpConnectionManager, lookup: Lookup<'_>, at: &At<
         },
         http1: http1(config.http_protocol_options.as_ref()),
         upgrades: upgrades(config, at)?,
-    })
+    };
+    Ok((manager, routes))
 }
 
 fn headers_kb(config: &hcm::HttpConnectionManager, at: &At<'_>) -> Result<u32, Fault> {

@@ -11,6 +11,7 @@ use crate::config::hcm::{self, Hcm};
 use crate::config::rejection::{At, Fault};
 use crate::config::route::Lookup;
 use crate::config::values;
+use crate::route::table::RouteTable;
 
 /// A compiled listener.
 #[derive(Debug)]
@@ -20,6 +21,7 @@ pub struct Listener {
     /// The part of statistics after `listener.`: `stat_prefix`, or the address with `:` written as `_`.
     pub stat_name: Arc<str>,
     pub hcm: Arc<Hcm>,
+    pub routes: Arc<RouteTable>,
     /// Connections of this listener over all shards (runtime `envoy.resource_limits.listener.<name>.connection_limit`).
     pub max_connections: Option<u64>,
     pub reuse_port: bool,
@@ -93,13 +95,14 @@ pub fn compile(
     };
     let stat_name = if config.stat_prefix.is_empty() { &first } else { &config.stat_prefix };
     let limit = format!("envoy.resource_limits.listener.{name}.connection_limit");
-    let hcm = chain(config, lookup, &first, at)?;
+    let (hcm, routes) = chain(config, lookup, &first, at)?;
     Ok(Listener {
         stat_name: Arc::from(stat_name.replace(':', "_")),
         max_connections: lookup.runtime.integer(&limit),
         name,
         addresses,
         hcm: Arc::new(hcm),
+        routes: Arc::new(routes),
         //= envoy: enable_reuse_port is true by default
         reuse_port: config.enable_reuse_port.is_none_or(|r| r.value),
         backlog: config.tcp_backlog_size.map(|b| b.value),
@@ -126,7 +129,12 @@ fn listen_address(address: &core::Address, at: &At<'_>) -> Result<ListenAddress,
 }
 
 /// The one chain of a listener.
-fn chain(config: &listener::Listener, lookup: Lookup<'_>, address: &str, at: &At<'_>) -> Result<Hcm, Fault> {
+fn chain(
+    config: &listener::Listener,
+    lookup: Lookup<'_>,
+    address: &str,
+    at: &At<'_>,
+) -> Result<(Hcm, RouteTable), Fault> {
     let (chain, here) = match (config.filter_chains.as_slice(), &config.default_filter_chain) {
         ([one], None) => (one, at.item(MESSAGE, "filter_chains", 0)),
         ([], Some(one)) => (one, at.field(MESSAGE, "default_filter_chain")),

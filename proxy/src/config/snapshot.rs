@@ -24,7 +24,6 @@ pub use crate::route::table::ClusterId;
 /// One version of the whole configuration. Immutable; shared by all shards.
 #[derive(Debug)]
 pub struct Snapshot {
-    pub epoch: u64,
     pub listeners: Vec<Arc<Listener>>,
     pub clusters: Clusters,
     pub node: Node,
@@ -81,7 +80,7 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
             rejections.push(at.refuse(reason).of(ResourceKind::Cluster, &one.name));
             continue;
         }
-        match cluster::compile(one, ClusterId::new(i), &runtime, &at) {
+        match cluster::compile(one, &runtime, &at) {
             Ok(cluster) => clusters.push(Arc::new(cluster)),
             Err(fault) => rejections.push(fault.of(ResourceKind::Cluster, &one.name)),
         }
@@ -114,7 +113,6 @@ pub fn compile(config: &bootstrap::Bootstrap, node: Node) -> Result<Snapshot, Ve
     let max_connections =
         max_connections.or_else(|| runtime.integer("overload.global_downstream_max_connections"));
     Ok(Snapshot {
-        epoch: 1,
         listeners,
         clusters: Clusters::new(clusters),
         node,

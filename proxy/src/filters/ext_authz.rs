@@ -14,6 +14,7 @@ mod config;
 
 use std::borrow::Cow;
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
@@ -65,7 +66,8 @@ table! {
 #[derive(Debug)]
 pub struct Local {
     stats: Arc<Block<Stat>>,
-    clusters: RefCell<Vec<Option<Arc<Block<Stat>>>>>,
+    /// By the numbers of the clusters.
+    clusters: RefCell<BTreeMap<usize, Arc<Block<Stat>>>>,
     registry: Arc<Registry>,
     shard: usize,
 }
@@ -290,12 +292,8 @@ impl Running<'_, ExtAuthz> {
 
 impl Local {
     fn cluster(&self, cluster: &ClusterTwin, filter: &ExtAuthz) -> Arc<Block<Stat>> {
-        let at = cluster.config().id.index();
         let mut known = self.clusters.borrow_mut();
-        if known.len() <= at {
-            known.resize(at + 1, None);
-        }
-        let block = known[at].get_or_insert_with(|| {
+        let block = known.entry(cluster.shared.number).or_insert_with(|| {
             let name = &*cluster.config().stat_name;
             let prefix = format!("cluster.{name}.{}", filter.stat_part());
             let labels = [("envoy_cluster_name", name), ("envoy_ext_authz_prefix", &*filter.stat_prefix)];

@@ -81,7 +81,7 @@ impl<'a> Control<'a> {
         let (inputs, inbox) = mpsc::unbounded_channel();
         start_admin(core, gauges, inputs.clone())?;
         let resolvers = Resolvers::default();
-        let monitors = Monitors::new(core.plan.snapshot.overload.as_deref());
+        let monitors = Monitors::new(core.process.epoch().snapshot.overload.as_deref());
         let mut this =
             Control { core, machine, signals, resolvers, monitors, inputs, inbox, bound, shards: Vec::new() };
         this.drive().await?;
@@ -106,6 +106,10 @@ impl<'a> Control<'a> {
                     Output::Start => self.start()?,
                     Output::Order(letter) => self.order(letter),
                     Output::Ring(shard) => self.ring(shard),
+                    Output::Refused(why) => {
+                        log::error("config", &format!("the configuration is refused: {why}"))
+                    }
+                    Output::Serving(number) => log::info("config", &format!("epoch {number} serves")),
                     Output::ReopenLogs => self.core.process.writer.reopen(),
                     Output::End(why) => return self.end(why).await,
                 }
@@ -192,11 +196,11 @@ pub(super) async fn end(shards: Vec<Shard>) {
 }
 
 fn start_admin(core: &Arc<Core>, gauges: Arc<Gauges>, inputs: UnboundedSender<Input>) -> Result<(), String> {
-    let Some(config) = &core.plan.snapshot.admin else { return Ok(()) };
+    let epoch = core.process.epoch();
+    let Some(config) = &epoch.snapshot.admin else { return Ok(()) };
     let looked = Arc::clone(core);
     let state = AdminState {
         options: Arc::clone(&core.plan.options),
-        snapshot: Arc::clone(&core.plan.snapshot),
         bootstrap_bytes: Arc::clone(&core.plan.bootstrap),
         process: Arc::clone(&core.process),
         registry: Arc::clone(&core.process.registry),

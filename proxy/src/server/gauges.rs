@@ -8,10 +8,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use selvedge_runtime::{Instant, memory};
 
 use super::control::Core;
+use crate::epoch::Epoch;
 use crate::process::Process;
 use crate::stats::block::Block;
 use crate::stats::names::{ClusterManager, Filesystem, ListenerManager, Runtime, Server, ServerHist, Shard};
 use crate::stats::scope::ScopeName;
+use crate::upstream::cluster::ClusterShared;
 
 #[derive(Debug)]
 pub(crate) struct Gauges {
@@ -54,7 +56,8 @@ impl Gauges {
         self.clusters.set(ClusterManager::ActiveClusters, clusters);
         self.listeners.set(ListenerManager::ListenerAdded, listeners);
         self.listeners.set(ListenerManager::TotalListenersActive, listeners);
-        let layers = &core.plan.snapshot.runtime.layers;
+        self.live_epochs(1);
+        let layers = &epoch.snapshot.runtime.layers;
         //= envoy: twice, before and with the clusters
         self.runtime.set(Runtime::LoadSuccess, 2);
         self.runtime.set(Runtime::OverrideDirNotExists, 2);
@@ -68,6 +71,30 @@ impl Gauges {
         self.listeners.set(ListenerManager::ListenerCreateSuccess, listeners as u64 * self.shards);
         self.listeners.set(ListenerManager::WorkersStarted, 1);
         self.server.record(ServerHist::InitializationTimeMs, now.millis_since(Instant(0)));
+    }
+
+    pub(super) fn live_epochs(&self, epochs: usize) {
+        self.own.set(Shard::LiveEpochs, epochs as u64);
+    }
+
+    /// `new` serves in place of `old`.
+    pub(super) fn replaced(&self, old: &Epoch, new: &Epoch) {
+        let find = |epoch: &Epoch, one: &ClusterShared| {
+            let id = epoch.snapshot.clusters.find(one.config.name.as_bytes())?;
+            Some(epoch.clusters[id.index()].number)
+        };
+        for cluster in &new.clusters {
+            match find(old, cluster) {
+                None => self.clusters.inc(ClusterManager::ClusterAdded),
+                Some(number) if number != cluster.number => {
+                    self.clusters.inc(ClusterManager::ClusterModified);
+                }
+                Some(_) => {}
+            }
+        }
+        let removed = old.clusters.iter().filter(|c| find(new, c).is_none()).count();
+        self.clusters.add(ClusterManager::ClusterRemoved, removed as u64);
+        self.clusters.set(ClusterManager::ActiveClusters, new.clusters.len() as u64);
     }
 
     /// Listeners take no more connections.

@@ -14,11 +14,10 @@ use super::Bound;
 use super::control::Core;
 use super::machine::Input;
 use crate::limits;
-use crate::shard::{self, Letter, Parts};
+use crate::shard::{self, Changes, Letter, Parts};
 use crate::stats::block::Block;
 use crate::stats::names::Shard as Stat;
 use crate::stats::scope::ScopeName;
-use crate::upstream::changes::Changes;
 
 /// A running shard, as the control thread knows it.
 #[derive(Debug)]

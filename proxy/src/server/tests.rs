@@ -15,8 +15,8 @@ mod panics;
 
 use super::*;
 use crate::config::endpoint::{ConfiguredHealth, Endpoint, EndpointTarget, LocalityEndpoints};
-use crate::shard::Letter;
-use crate::upstream::changes::Changes;
+use crate::epoch::Epochs;
+use crate::shard::{Changes, Letter};
 use crate::upstream::endpoint::EndpointShared;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,14 +41,15 @@ impl Server {
     ) -> Option<Server> {
         let args = ["selvedge", "--config-yaml", yaml, "--concurrency", shards, "--driver", driver];
         let args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
-        let mut plan = load(crate::args::parse(&args, None).expect("good flags")).expect("a good bootstrap");
+        let (mut plan, mut compiled) =
+            load(crate::args::parse(&args, None).expect("good flags")).expect("a good bootstrap");
         plan.planted = planted;
         if let Some(script) = probe {
             let mut config = Bootstrap::decode(&*plan.bootstrap).expect("just encoded");
             plant(&mut config, script);
-            plan.snapshot = Arc::new(snapshot::compile(&config, Node::default()).expect("compiles"));
+            compiled = Arc::new(snapshot::compile(&config, Node::default()).expect("compiles"));
         }
-        let (core, bound) = prepare(plan, Instant::now()).expect("bound");
+        let (core, bound) = prepare(plan, compiled, Instant::now()).expect("bound");
         let changes: Vec<Arc<Changes>> = (0..core.process.shards).map(|_| Arc::default()).collect();
         let (ended, inputs) = mpsc::unbounded_channel();
         match shards::start(&core, bound, |n| Arc::clone(&changes[n]), &ended) {
@@ -214,6 +215,49 @@ fn no_change_of_endpoints_is_lost() {
         while shards_on_new < 20 {
             assert!(Instant::now() < by, "{driver}: a shard stays with the old endpoint");
             shards_on_new = if ask(&mut server.connect(), "/up") == "new" { shards_on_new + 1 } else { 0 };
+        }
+        server.end();
+    }
+}
+
+/// The next request on a connection that is there already is served by the new epoch; then nobody holds the old one.
+#[test]
+fn a_new_epoch_serves_the_next_request() {
+    let (old, new) = (upstream("old"), upstream("new"));
+    for driver in ["epoll", "uring"] {
+        let Some(server) = Server::start(driver, "2", &yaml(old, "/dev/null"), None, Planted::default())
+        else {
+            return;
+        };
+        let process = &server.core.process;
+        let mut connections = [(); 8].map(|()| server.connect());
+        for connection in &mut connections {
+            assert_eq!((ask(connection, "/"), ask(connection, "/up")), ("hi".to_owned(), "old".to_owned()));
+        }
+        let yaml = yaml(new, "/dev/null").replace("inline_string: hi", "inline_string: ho");
+        let source = Source { yaml, ..Source::default() };
+        let loaded = bootstrap::load(&source).expect("a good bootstrap");
+        let compiled = snapshot::compile(&loaded.bootstrap, Node::default()).expect("compiles");
+        let mut epochs = Epochs::new(process.epoch(), process.shards, &process.registry);
+        epochs.take(Arc::new(compiled)).expect("the same listeners");
+        epochs.publish().expect("another one");
+        process.set_epoch(Arc::clone(&epochs.current));
+        for (shard, changes) in server.shards.iter().zip(&server.changes) {
+            assert!(changes.note_epoch(process.epoch()) && shard.letters.send(Letter::Changes).is_ok());
+        }
+        let by = Instant::now() + PATIENCE;
+        for connection in &mut connections {
+            while ask(connection, "/up") != "new" {
+                assert!(Instant::now() < by, "{driver}: a shard stays with the old epoch");
+            }
+            assert_eq!(ask(connection, "/"), "ho", "{driver}");
+        }
+        // Its connections are closed with it.
+        server.until("cluster.up.upstream_cx_destroy_local", server.stat("cluster.up.upstream_cx_total") / 2);
+        drop(connections);
+        while !epochs.is_swept() {
+            assert!(Instant::now() < by, "{driver}: {} epochs live", epochs.live());
+            epochs.sweep();
         }
         server.end();
     }

@@ -10,8 +10,7 @@ use selvedge_runtime::{Instant, MailSender};
 use crate::process::Process;
 use crate::server::gauges::Gauges;
 use crate::server::machine::{Input, Machine, Output, Settings};
-use crate::shard::Letter;
-use crate::upstream::changes::Changes;
+use crate::shard::{Changes, Letter};
 
 /// What the process says of its drain.
 pub const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -27,7 +26,7 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(world: &World, process: &Process, seed: u64) -> Control {
+    pub fn new(world: &World, process: &Arc<Process>, seed: u64) -> Control {
         let settings = Settings { drain_time: DRAIN_TIME, init_only: false };
         let gauges = Arc::new(Gauges::new(process));
         let machine = RefCell::new(Machine::new(process, &gauges, settings, seed));
@@ -92,7 +91,13 @@ impl Control {
                     self.order(Letter::Quit);
                     self.over.set(true);
                 }
-                Output::Ask(_) | Output::Measure | Output::State(_) | Output::Start | Output::ReopenLogs => {}
+                Output::Refused(why) => panic!("a snapshot with the same listeners: {why}"),
+                Output::Ask(_)
+                | Output::Measure
+                | Output::State(_)
+                | Output::Start
+                | Output::Serving(_)
+                | Output::ReopenLogs => {}
             }
         }
     }

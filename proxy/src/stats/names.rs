@@ -452,6 +452,7 @@ table! {
         SmallBuffersDry = "small_buffers_dry",
         ]
         gauges [
+        LiveEpochs = "live_epochs",
         ShardsOnEpoll = "shards_on_epoll",
         ShardsOnIoUring = "shards_on_io_uring",
         ]

@@ -235,7 +235,7 @@ impl<'c> Stream<'c> {
         let mut cx = Cx {
             now: rt.now(),
             random: &mut random,
-            runtime: &self.conn.cx.snapshot.runtime,
+            runtime: &self.epoch.shared.snapshot.runtime,
             request: &mut self.request,
             response: response.as_mut().map(|(head, _)| head).filter(|_| dir == Dir::Response),
             framing: if dir == Dir::Request { &mut self.request_framing } else { &mut self.down_framing },
@@ -322,7 +322,10 @@ impl<'c> Stream<'c> {
         let cx = &self.conn.cx;
         filters.asking[dir as usize] = Some(match call {
             Call::Sleep(time) => Asking::Sleep(cx.rt.now() + time),
-            Call::Ask(question) => Asking::Ask(Box::pin(side_call::ask(Rc::clone(cx), question))),
+            Call::Ask(question) => {
+                let cluster = self.epoch.find(question.cluster.as_bytes()).map(Rc::clone);
+                Asking::Ask(Box::pin(side_call::ask(Rc::clone(cx), cluster, question)))
+            }
         });
         Ok(())
     }

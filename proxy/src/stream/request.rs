@@ -135,7 +135,7 @@ impl<'c> Stream<'c> {
         }
         self.conn.cx.rt.pass("route");
         let input = PickInput { random: self.random, https: false, internal: self.origin.internal };
-        let picked = pick::pick(&self.conn.twin.hcm.routes, &self.request, input)?;
+        let picked = pick::pick(self.epoch.routes(self.conn.twin.at), &self.request, input)?;
         self.info.route_name = Some(Arc::clone(&picked.route.name));
         Ok(picked)
     }
@@ -231,11 +231,10 @@ impl<'c> Stream<'c> {
 
     /// The cluster that a route names.
     pub(super) fn find_cluster(&self, chosen: Chosen<'_>) -> Option<&'c Rc<ClusterTwin>> {
-        let cx = &self.conn.cx;
         match chosen {
-            Chosen::Known(id) => cx.clusters.get(id),
+            Chosen::Known(id) => self.epoch.clusters.get(id),
             Chosen::Unknown(_) | Chosen::Named(None) => None,
-            Chosen::Named(Some(name)) => cx.clusters.find(&cx.snapshot, name),
+            Chosen::Named(Some(name)) => self.epoch.find(name),
         }
     }
 

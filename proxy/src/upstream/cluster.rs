@@ -20,7 +20,7 @@ use super::pool::Pool;
 use super::reaper::Reaper;
 use crate::config::cluster::{Cluster as ClusterConfig, ClusterKind};
 use crate::config::endpoint::EndpointTarget;
-use crate::config::snapshot::{ClusterId, Snapshot};
+use crate::config::snapshot::ClusterId;
 use crate::stats::block::Block;
 use crate::stats::names::{Cluster as Stat, Remaining};
 use crate::stats::scope::{Registry, Scope, ScopeName};
@@ -242,6 +242,12 @@ impl ClusterTwin {
         }
     }
 
+    /// It is in no epoch to come: requests that began before may still use it, but it keeps no connection.
+    pub fn drain(&self) {
+        self.hosts.borrow().iter().for_each(|host| host.removed.set(true));
+        self.close_idle();
+    }
+
     /// Closes what is idle in its pools: a pool and its connections hold each other.
     pub fn close_idle(&self) {
         self.hosts.borrow().iter().for_each(|host| super::pool::close_idle(host));
@@ -268,13 +274,28 @@ fn balancer(config: &ClusterConfig, list: &[Arc<EndpointShared>], rt: &Rt) -> Ba
 /// All clusters of one shard.
 #[derive(Debug)]
 pub struct ClusterSet {
-    list: Vec<Rc<ClusterTwin>>,
+    list: Box<[Rc<ClusterTwin>]>,
+    /// Numbers, sorted, and where they are in the list.
+    by_number: Box<[(usize, usize)]>,
 }
 
 impl ClusterSet {
-    pub fn new(shared: &[Arc<ClusterShared>], shard: usize, rt: &Rt, reaper: &Rc<Reaper>) -> ClusterSet {
-        let twin = |shared| Rc::new(ClusterTwin::new(shared, shard, rt, reaper));
-        ClusterSet { list: shared.iter().map(twin).collect() }
+    /// `kept` gives the twin of a number that is there already.
+    pub fn new<'a>(
+        shared: &[Arc<ClusterShared>],
+        shard: usize,
+        rt: &Rt,
+        reaper: &Rc<Reaper>,
+        kept: impl Fn(usize) -> Option<&'a Rc<ClusterTwin>>,
+    ) -> ClusterSet {
+        let twin = |shared: &Arc<ClusterShared>| match kept(shared.number) {
+            Some(twin) => Rc::clone(twin),
+            None => Rc::new(ClusterTwin::new(shared, shard, rt, reaper)),
+        };
+        let list: Box<[_]> = shared.iter().map(twin).collect();
+        let mut by_number: Box<[_]> = list.iter().enumerate().map(|(at, c)| (c.shared.number, at)).collect();
+        by_number.sort_unstable();
+        ClusterSet { list, by_number }
     }
 
     pub fn get(&self, id: ClusterId) -> Option<&Rc<ClusterTwin>> {
@@ -283,11 +304,8 @@ impl ClusterSet {
 
     /// By the number that the control thread knows it by.
     pub fn at(&self, number: usize) -> Option<&Rc<ClusterTwin>> {
-        self.list.get(number)
-    }
-
-    pub fn find(&self, snapshot: &Snapshot, name: &[u8]) -> Option<&Rc<ClusterTwin>> {
-        snapshot.clusters.find(name).and_then(|id| self.get(id))
+        let at = self.by_number.binary_search_by_key(&number, |(n, _)| *n).ok()?;
+        Some(&self.list[self.by_number[at].1])
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Rc<ClusterTwin>> {

@@ -78,6 +78,10 @@ impl Follower {
         self.warm || !self.options.wait_for_warm
     }
 
+    pub fn cluster(&self) -> &ClusterShared {
+        &self.cluster
+    }
+
     pub fn poll_timeout(&self) -> Instant {
         self.due.unwrap_or(Instant::FAR)
     }

@@ -1,7 +1,6 @@
 //! Towards the servers: clusters, pools, connections, balancing.
 
 pub mod breaker;
-pub mod changes;
 pub mod cluster;
 pub mod dns;
 pub mod endpoint;

@@ -511,6 +511,20 @@ fn slow_clients_hold_up_nobody() {
     assert!(s.body("/stats/prometheus").contains("envoy_listener_admin_downstream_cx_active{} 71\n"));
 }
 
+/// More of them than there are places: who comes next gets one of those that stand still.
+#[test]
+fn a_crowd_that_stands_still_makes_room() {
+    let s = Selvedge::tcp();
+    let mut crowd = Vec::new();
+    for n in 0..300 {
+        let mut stream = TcpStream::connect(&s.address).expect("connects");
+        let asked: &[u8] = if n % 2 == 0 { b"GET /re" } else { b"GET /ready HTTP/1.1\r\nhost: a\r\n\r\n" };
+        stream.write_all(asked).expect("written");
+        crowd.push(stream);
+    }
+    assert_eq!(s.body("/ready"), "LIVE\n");
+}
+
 #[test]
 fn requests_are_logged() {
     let path: PathBuf = std::env::temp_dir().join(format!("selvedge-admin-{}.log", std::process::id()));

@@ -308,12 +308,14 @@ impl Driver {
     }
 
     /// The last accept of a listener is over or being cancelled, and its descriptor is about to close.
-    pub(crate) fn closed_listener(&mut self, listener: u32) {
+    pub(crate) fn closed_listener(&mut self, listener: u32, fd: Fd) {
         match self {
-            Driver::Uring(_) => {}
+            Driver::Uring(_) => {
+                let _closes_without_a_word = fd;
+            }
             Driver::Epoll(d) => d.closed_listener(listener),
             #[cfg(feature = "sim")]
-            Driver::Sim(d) => d.closed_listener(listener),
+            Driver::Sim(d) => d.closed_listener(listener, fd),
         }
     }
 

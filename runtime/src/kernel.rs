@@ -404,7 +404,9 @@ impl Kernel {
     /// The owner is gone: what it has not taken is closed, and the kernel queues no more.
     pub(crate) fn close_listener(&mut self, listener: u32) {
         self.stop_accept(listener);
-        self.driver.closed_listener(listener);
+        if let Some(fd) = &self.listens[listener as usize].fd {
+            self.driver.closed_listener(listener, fd.as_raw_fd());
+        }
         let listen = &mut self.listens[listener as usize];
         // An accept that is still in flight holds its own reference.
         listen.fd = None;

@@ -49,7 +49,6 @@ struct Slot {
 #[derive(Debug, Default, Clone)]
 struct Listening {
     queue: Option<usize>,
-    fd: Fd,
     armed: bool,
 }
 
@@ -409,7 +408,7 @@ impl Sim {
         }
         let mut network = self.world.0.network.borrow_mut();
         let Some(Token::Listening(queue)) = network.token(fd).cloned() else { return };
-        self.listeners[at] = Listening { queue: Some(queue), fd, armed: true };
+        self.listeners[at] = Listening { queue: Some(queue), armed: true };
         let accepting = &mut network.queues[queue].accepting;
         if !accepting.contains(&(self.host, number)) {
             accepting.push((self.host, number));
@@ -426,14 +425,13 @@ impl Sim {
         }
     }
 
-    pub(crate) fn closed_listener(&mut self, number: u32) {
-        let Some(known) = self.listeners.get_mut(number as usize) else { return };
-        let (queue, fd) = (known.queue.take(), known.fd);
-        if let Some(queue) = queue {
+    /// Also of one that never accepted, which is not known here.
+    pub(crate) fn closed_listener(&mut self, number: u32, fd: Fd) {
+        if let Some(queue) = self.listeners.get_mut(number as usize).and_then(|known| known.queue.take()) {
             let host = self.host;
             self.world.0.network.borrow_mut().queues[queue].accepting.retain(|who| *who != (host, number));
-            self.close_token(fd, false);
         }
+        self.close_token(fd, false);
     }
 
     fn accept_waiting(&mut self, number: u32) {

@@ -58,6 +58,8 @@ enum Next {
     Gone,
     /// A head that began then did not come in time.
     Late(Instant, usize),
+    /// There is no room for its head.
+    Shed(usize),
     /// Nothing ever came.
     Silent,
     /// It was asked to go, and its time to do so is over.
@@ -75,6 +77,7 @@ pub(crate) async fn serve(conn: Conn) {
             },
             Next::Bad(error, wire) => Box::pin(stream::refuse(&conn, error, wire)).await,
             Next::Late(begun, wire) => Box::pin(stream::head_timeout(&conn, begun, wire)).await,
+            Next::Shed(wire) => Box::pin(stream::shed(&conn, wire)).await,
             Next::GoneInHead(wire) => return stream::abandoned(&conn, wire),
             Next::Drained => {}
             Next::Gone | Next::Silent => return,
@@ -291,6 +294,7 @@ impl Conn {
         let come = chunk.len();
         let block = chunk.split_to(end);
         self.unread(chunk);
+        let block = self.cx.rt.budget().keep(block);
         match request::decode_request(block, limits) {
             Ok(request) => {
                 if request.dropped > 0 {
@@ -352,7 +356,8 @@ impl Conn {
         let end = bounds.iter().flatten().min().map_or(Instant::FAR, |d| begun + *d);
         let deadline = || end.min(self.stream_idle_end(begun));
         self.head_begun.set(Some(begun));
-        let mut block = BlockMut::with_capacity(chunk.len() * 2, self.cx.rt.budget());
+        let budget = self.cx.rt.budget();
+        let mut block = BlockMut::with_capacity(chunk.len() * 2, budget);
         block.extend_from_slice(&std::mem::replace(chunk, Chunk::from_static(b"")));
         let end = loop {
             if let Err(error) = request::check_start(scan, &block, &self.twin.limits) {
@@ -361,6 +366,10 @@ impl Conn {
             match self.bytes_until(deadline).await {
                 Err(()) => return Err(Next::Late(begun, block.len())),
                 Ok(None) => return Err(Next::GoneInHead(block.len())),
+                //= envoy: none; heads that never end must not take all there is
+                Ok(Some(more)) if !budget.fits(2 * (block.len() + more.len())) => {
+                    return Err(Next::Shed(block.len()));
+                }
                 Ok(Some(more)) => block.extend_from_slice(&more),
             }
             match head::find_head_end(scan, &block, &self.twin.limits) {

@@ -18,6 +18,16 @@ pub const OVERLOAD_REFRESH_MIN: std::time::Duration = std::time::Duration::from_
 /// Bytes of a file that a resource monitor reads: a number, or the first lines of one of the kernel's tables.
 /// stat: `overload.<resource>.failed_updates`
 pub const MONITOR_BYTES: u64 = 64 * 1024;
+/// Bytes that the process may take for itself after its start: threads' stacks, the allocator's spare pages, admin
+/// answers, log lines that wait (of which 64 MiB may, where the writer lags for long: they are dropped before that hurts).
+/// envoy: none
+pub const OWN_GROWTH_BYTES: u64 = 24 * 1024 * 1024;
+/// One part in so many of the memory limit is the kernel's, which charges sockets to the same group. envoy: none
+pub const KERNEL_SHARE: u64 = 4;
+/// Bytes of a connection with a request, besides buffers: task, socket entry, stream, heads, its upstream connection.
+/// Half of what the limit leaves, divided by it, bounds the connections. envoy: none.
+/// stat: `listener.<address>.downstream_global_cx_overflow`
+pub const CONNECTION_BYTES: u64 = 8 * 1024;
 /// How long a connection has waited for a request before `close_idle_http_connections` takes it: a client that is
 /// about to ask has asked by then.
 pub const CLOSE_IDLE_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
@@ -27,6 +37,8 @@ pub const EPOCHS_SWEPT_EVERY: std::time::Duration = std::time::Duration::from_se
 pub const RUNTIME_STATS_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// How often a shard that is leaving looks whether its last connection has gone.
 pub const LEAVING_LOOKS_EVERY: std::time::Duration = std::time::Duration::from_millis(50);
+/// Receives of a shard in that time from which it is busy. When that ends, memory that it took goes back to the system.
+pub const BUSY_RECVS: u64 = 100;
 /// Bytes on their way to one side of a stream beyond those that the kernel is sending: two large buffers.
 pub const PUMP_BYTES: usize = 128 * 1024;
 /// A body of at least this length is read in large buffers, and so is what follows it on its connection until a

@@ -21,12 +21,14 @@ pub struct Process {
     epoch: Mutex<Arc<Epoch>>,
 }
 
-/// What the command line says of times.
+/// What the command line and the machine say of times and numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
     /// `--file-flush-interval-msec`
     pub log_flush: Duration,
     pub drain: DrainPace,
+    /// Downstream connections that there is memory for.
+    pub connections_max: Option<u64>,
 }
 
 impl Process {

@@ -27,7 +27,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address, host_address};
-use selvedge_runtime::{Planted, SocketAddress, cpu};
+use selvedge_runtime::{Planted, SocketAddress, cpu, memory};
 
 use crate::access_log::sink::Writer;
 use crate::admin::extensions;
@@ -36,6 +36,7 @@ use crate::config::bootstrap::{self, Source};
 use crate::config::listener::{ListenAddress, Listener};
 use crate::config::snapshot::{self, Node, Snapshot};
 use crate::log;
+use crate::overload::budget::Memory;
 use crate::process::{Pace, Process};
 use crate::shard::DrainPace;
 
@@ -45,6 +46,7 @@ pub struct Plan {
     pub options: Arc<Options>,
     /// The wire form of the bootstrap, for dumps.
     pub bootstrap: Arc<[u8]>,
+    pub memory: Memory,
     /// Fields of it that the API does not have.
     pub unknown_fields: usize,
     /// A bug that a test plants.
@@ -118,6 +120,7 @@ fn prepare(
     let pace = Pace {
         log_flush: options.file_flush_interval,
         drain: DrainPace { strategy: options.drain_strategy, time_s: options.drain_time_s },
+        connections_max: Some(plan.memory.connections),
     };
     let listeners = snapshot.listeners.iter().zip(&bound);
     let listeners = listeners.map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone())).collect();
@@ -151,8 +154,14 @@ fn load(options: Options) -> Result<(Plan, Arc<Snapshot>), String> {
         .map_err(|rejections| here(&loaded.places.tell(rejections.iter().map(|r| (&*r.path, &*r.reason)))))?;
     drop((loaded.bootstrap, loaded.places));
     // The descriptors of the whole API took 17 MB.
-    selvedge_runtime::memory::give_back();
+    memory::give_back();
+    // A configuration is checked for another machine, too.
+    let memory = match options.mode {
+        Mode::Validate => Memory::default(),
+        _ => memory_plan(&options).map_err(|e| here(&e))?,
+    };
     let plan = Plan {
+        memory,
         options: Arc::new(options),
         bootstrap: loaded.bytes.into(),
         unknown_fields: loaded.unknown_fields.len(),
@@ -173,6 +182,15 @@ fn node(options: &Options, config: &envoy_types::pb::envoy::config::bootstrap::v
         zone: first(&options.service_zone, locality.zone),
         sub_zone: locality.sub_zone,
     }
+}
+
+/// What shards may take of what the flag, the cgroup or the machine leaves.
+fn memory_plan(options: &Options) -> Result<Memory, String> {
+    let machine = memory::physical().unwrap_or(u64::MAX);
+    let cgroup = memory::cgroup().and_then(|c| c.limit).unwrap_or(u64::MAX);
+    let limit = options.memory_mb.map_or(u64::MAX, |mb| u64::from(mb) << 20).min(cgroup).min(machine);
+    let used = memory::used().map_or(0, |used| used.private);
+    Memory::plan(limit, used, shard_count(options) as u64).map_err(|e| e.to_string())
 }
 
 fn shard_count(options: &Options) -> usize {

@@ -438,7 +438,9 @@ fn admit(cx: &Rc<Cx>, at: usize, socket: Socket) {
     let twin = &epoch.listeners[at];
     twin.stats.record(names::ListenerHist::ConnectionsAcceptedPerSocketEvent, 1);
     // Both cells are shared by all shards: a place is taken first, and given back when there was none.
-    let global = epoch.shared.snapshot.max_connections.filter(|_| !twin.ignores_global_limit);
+    let configured = epoch.shared.snapshot.max_connections.filter(|_| !twin.ignores_global_limit);
+    let by_memory = cx.process.pace.connections_max;
+    let global = configured.into_iter().chain(by_memory).min();
     if !take_place(&cx.server.connections, global) {
         twin.stats.inc(names::Listener::DownstreamGlobalCxOverflow);
         cx.server.overflows.fetch_add(1, Relaxed);

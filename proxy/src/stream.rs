@@ -203,6 +203,15 @@ pub(crate) async fn refuse(conn: &Conn, error: HeadError, wire: usize) {
     Stream::unread(conn, &conn.cx.epoch(), wire).answer(reply).await;
 }
 
+/// Refuses a head that there is no room for; so many bytes of it have come.
+pub(crate) async fn shed(conn: &Conn, wire: usize) {
+    conn.twin.http.inc(Http::DownstreamRqOverloadClose);
+    let sheds = &conn.cx.rt.counters().sheds;
+    sheds.set(sheds.get() + 1);
+    let epoch = conn.cx.epoch();
+    Stream::unread(conn, &epoch, wire).answer(Reply::text(503, b"envoy overloaded", "overload")).await;
+}
+
 /// Answers a head that began then and did not come in time.
 pub(crate) async fn head_timeout(conn: &Conn, begun: Instant, wire: usize) {
     let hcm = &conn.twin.hcm;

@@ -24,11 +24,23 @@ pub struct Budget(Rc<BudgetCells>);
 struct BudgetCells {
     used: Cell<usize>,
     limit: usize,
+    strain: Cell<Strain>,
+}
+
+/// How much of the buffers is in use, as of the last turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Strain {
+    #[default]
+    None,
+    /// So much that everyone holds one buffer where two or more would be faster.
+    Tight,
+    /// So much that what is left is for what has begun.
+    Short,
 }
 
 impl Budget {
     pub fn new(limit: usize) -> Budget {
-        Budget(Rc::new(BudgetCells { used: Cell::new(0), limit }))
+        Budget(Rc::new(BudgetCells { used: Cell::new(0), limit, strain: Cell::default() }))
     }
 
     pub fn used(&self) -> usize {
@@ -42,6 +54,32 @@ impl Budget {
     /// Whether `more` bytes still fit.
     pub fn fits(&self, more: usize) -> bool {
         self.0.used.get().saturating_add(more) <= self.0.limit
+    }
+
+    #[inline]
+    pub fn strain(&self) -> Strain {
+        self.0.strain.get()
+    }
+
+    /// Looks at the groups' buffers again.
+    pub(crate) fn observe(&self, small: &Group, large: &Group) {
+        let heap = self.used().saturating_sub(small.owned() + large.owned());
+        // Large buffers are few, and small ones stand in for them: it is these that nobody can do without.
+        let room = self.limit().saturating_sub(large.owned() + heap).min(small.max * small.buffer_bytes);
+        let lent = small.lent.get() * small.buffer_bytes;
+        let past = |(part, of): (usize, usize)| lent * of > room * part || heap * of > self.limit() * part;
+        self.0.strain.set(if past(limits::SHORT_SHARE) {
+            Strain::Short
+        } else if past(limits::TIGHT_SHARE) {
+            Strain::Tight
+        } else {
+            Strain::None
+        });
+    }
+
+    /// A chunk that will be kept: where buffers are in demand in a block of its own size.
+    pub fn keep(&self, chunk: Chunk) -> Chunk {
+        if self.strain() == Strain::None { chunk } else { chunk.compact(self) }
     }
 
     fn charge(&self, bytes: usize) {
@@ -484,8 +522,8 @@ impl Group {
     /// Makes another slab of buffers; they are free afterwards. False: the bound or the budget is reached.
     pub(crate) fn grow(self: &Rc<Group>) -> bool {
         let have = self.blocks.borrow().len();
-        let more = self.slab.min(self.max - have);
-        if more == 0 || !self.budget.fits(more * self.buffer_bytes) {
+        let more = self.growth();
+        if more == 0 {
             return false;
         }
         self.budget.charge(more * self.buffer_bytes);
@@ -504,6 +542,42 @@ impl Group {
         }
         self.memory.borrow_mut().push(memory);
         true
+    }
+
+    /// All buffers together, lent or free.
+    fn owned(&self) -> usize {
+        self.blocks.borrow().len() * self.buffer_bytes
+    }
+
+    /// How many buffers the next slab may have.
+    fn growth(&self) -> usize {
+        let have = self.blocks.borrow().len();
+        let more = self.slab.min(self.max - have);
+        // Heads are copied into blocks of the same budget: buffers leave them a part.
+        let heads = if have == 0 { 0 } else { self.budget.limit() / limits::HEADS_SHARE };
+        if self.budget.fits(more * self.buffer_bytes + heads) { more } else { 0 }
+    }
+
+    /// Whether every buffer is lent, and there will be no others.
+    pub(crate) fn is_spent(&self) -> bool {
+        self.lent.get() >= self.blocks.borrow().len() && self.growth() == 0
+    }
+
+    pub(crate) fn has_grown(&self) -> bool {
+        self.blocks.borrow().len() > self.slab
+    }
+
+    /// Gives the memory of buffers that nobody uses back to the system, those of the start aside: it comes back when
+    /// it is written. Only between turns, when the kernel has told of everything that it has written.
+    pub(crate) fn give_back(&self) {
+        for block in self.blocks.borrow().iter().skip(self.slab) {
+            // WHY: blocks are reached by pointer.
+            // SAFETY: they live as long as the group.
+            let block = unsafe { block.as_ref() };
+            if block.refs.get() == 0 {
+                crate::memory::forget(block.data, self.buffer_bytes);
+            }
+        }
     }
 
     /// All buffers together, lent or free.
@@ -612,6 +686,30 @@ mod tests {
         assert_eq!(&*chunk, &[0, 0, 0]);
         drop(chunk);
         assert_eq!(budget.used(), 0);
+    }
+
+    /// What is kept under strain takes no more than it needs, and what is given back relieves it.
+    #[test]
+    fn strain_follows_what_is_lent() {
+        let budget = Budget::new(64 * 64);
+        let small = Group::new(64, 16, 16, &budget);
+        let large = Group::new(64, 1, 1, &budget);
+        assert!(small.grow() && large.grow());
+        let mut lent: Vec<Chunk> = Vec::new();
+        let mut strains = Vec::new();
+        for _ in 0..16 {
+            lent.push(small.lend(small.pop_free().expect("a buffer"), 10));
+            budget.observe(&small, &large);
+            strains.push(budget.strain());
+        }
+        let [tight, short] = [Strain::Tight, Strain::Short].map(|s| strains.iter().position(|is| *is == s));
+        assert_eq!((tight, short), (Some(2), Some(14)), "{strains:?}");
+        lent = lent.into_iter().map(|chunk| budget.keep(chunk)).collect();
+        budget.observe(&small, &large);
+        assert_eq!((small.lent.get(), budget.strain()), (0, Strain::None));
+        small.give_back();
+        assert!(lent.iter().all(|chunk| **chunk == [0; 10]));
+        drop(lent);
     }
 
     #[test]

@@ -225,9 +225,10 @@ impl Driver {
         }
     }
 
-    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass) {
+    /// `once`: little is wanted, where the driver would otherwise go on by itself.
+    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass, once: bool) {
         match self {
-            Driver::Uring(d) => d.arm_recv(id, fd, class),
+            Driver::Uring(d) => d.arm_recv(id, fd, class, once),
             Driver::Epoll(d) => d.arm_recv(id, class),
             #[cfg(feature = "sim")]
             Driver::Sim(d) => d.arm_recv(id, class),

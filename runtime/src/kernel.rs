@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use crate::Counters;
-use crate::buf::{Budget, Chunk, Chunks};
+use crate::buf::{Budget, Chunk, Chunks, Strain};
 use crate::driver::Driver;
 use crate::limits;
 use crate::listen;
@@ -29,6 +29,11 @@ pub(crate) struct Listen {
     pub(crate) wanted: bool,
     pub(crate) queue: VecDeque<Result<OwnedFd, NetError>>,
     pub(crate) task: TaskId,
+}
+
+/// Capacity of unread buffers from which a receive pauses.
+fn credit(budget: &Budget) -> usize {
+    if budget.strain() == Strain::None { limits::RECV_CREDIT } else { 1 }
 }
 
 const CLASSES: [RecvClass; 2] = [RecvClass::Small, RecvClass::Large];
@@ -107,6 +112,7 @@ impl Kernel {
         if std::mem::take(&mut self.dry) {
             self.copy_unread(cx.budget);
         }
+        cx.budget.observe(self.driver.group(RecvClass::Small), self.driver.group(RecvClass::Large));
     }
 
     /// Tries what the driver has collected since the last turn.
@@ -158,7 +164,7 @@ impl Kernel {
                     Box::leak(Box::new(chunk.clone()));
                 }
                 sock.queue.push(chunk);
-                if sock.recv == RecvState::Armed && sock.queue.capacity() >= limits::RECV_CREDIT {
+                if sock.recv == RecvState::Armed && sock.queue.capacity() >= credit(cx.budget) {
                     self.stop_recv(id, false);
                 }
             }
@@ -169,7 +175,7 @@ impl Kernel {
         }
         let sock = self.socks.at(id);
         if !more && std::mem::take(&mut sock.rearm) && !self.planted.is(Mutation::LostWake) {
-            self.arm(id, cx.counters);
+            self.arm(id, cx.counters, cx.budget);
         }
         let sock = self.socks.at(id);
         if !stopped {
@@ -194,14 +200,26 @@ impl Kernel {
         let group = self.driver.group(class);
         if group.free_count() < self.starved[class as usize].len() && !group.grow() {
             self.dry |= group.free_count() == 0;
+            if class == RecvClass::Large && group.is_spent() {
+                self.use_small(id);
+            }
+        }
+    }
+
+    /// No large buffer will be free soon: a small one is better than none.
+    fn use_small(&mut self, id: SockId) {
+        let sock = self.socks.at(id);
+        if sock.recv == RecvState::Paused && std::mem::take(&mut sock.starved) {
+            sock.rearm = true;
+            self.starved[RecvClass::Large as usize].retain(|waits| *waits != id);
         }
     }
 
     /// Wants the receive armed: now, or when its cancel is through.
-    pub(crate) fn want_recv(&mut self, id: SockId, counters: &Counters) {
+    pub(crate) fn want_recv(&mut self, id: SockId, counters: &Counters, budget: &Budget) {
         let sock = self.socks.at(id);
         match sock.recv {
-            RecvState::Paused => self.arm(id, counters),
+            RecvState::Paused => self.arm(id, counters, budget),
             RecvState::Cancelling => sock.rearm = true,
             RecvState::Armed => {}
         }
@@ -256,24 +274,26 @@ impl Kernel {
         for id in std::mem::take(&mut self.starved[class as usize]) {
             if let Some(sock) = self.socks.find(id) {
                 sock.starved = false;
-                self.arm(id, cx.counters);
+                self.arm(id, cx.counters, cx.budget);
             }
         }
     }
 
-    fn arm(&mut self, id: SockId, counters: &Counters) {
+    fn arm(&mut self, id: SockId, counters: &Counters, budget: &Budget) {
+        let large_spent = self.driver.group(RecvClass::Large).is_spent();
         let sock = self.socks.at(id);
         if sock.recv != RecvState::Paused || sock.end.is_some() || sock.starved || sock.orphan {
             return;
         }
-        if sock.queue.capacity() >= limits::RECV_CREDIT {
+        if sock.queue.capacity() >= credit(budget) {
             return;
         }
         let Some(fd) = &sock.fd else { return };
         sock.recv = RecvState::Armed;
-        sock.armed_class = sock.class;
+        sock.armed_class = if large_spent { RecvClass::Small } else { sock.class };
         counters.add(&counters.recv_arms, 1);
-        self.driver.arm_recv(id, fd.as_raw_fd(), sock.class);
+        let once = budget.strain() > Strain::None;
+        self.driver.arm_recv(id, fd.as_raw_fd(), sock.armed_class, once);
     }
 
     /// A number for a listening descriptor; that of one that is gone for good is used again.
@@ -324,6 +344,15 @@ impl Kernel {
             self.driver.cancel_connect(id);
         }
         self.close_if_orphan(id);
+    }
+
+    pub(crate) fn has_grown(&self) -> bool {
+        CLASSES.into_iter().any(|class| self.driver.group(class).has_grown())
+    }
+
+    /// Free buffers give their memory back.
+    pub(crate) fn give_back(&self) {
+        CLASSES.into_iter().for_each(|class| self.driver.group(class).give_back());
     }
 
     fn close_if_orphan(&mut self, id: SockId) {

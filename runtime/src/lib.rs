@@ -38,7 +38,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub use addr::SocketAddress;
-pub use buf::{BlockMut, Budget, Chunk, Chunks};
+pub use buf::{BlockMut, Budget, Chunk, Chunks, Strain};
 pub use driver::{DriverChoice, DriverKind, DriverReport, StartError};
 pub use listen::{BindOptions, ConnectOptions, Keepalive};
 pub use mailbox::{Bell, Event, MailReceiver, MailSender};
@@ -105,6 +105,8 @@ pub struct Counters {
     pub large_dry: Cell<u64>,
     /// Times that accepting stopped for want of descriptors or memory.
     pub accept_pauses: Cell<u64>,
+    /// Requests that were refused since buffers were short; counted by who refuses.
+    pub sheds: Cell<u64>,
 }
 
 impl Counters {
@@ -119,7 +121,7 @@ pub(crate) struct Inner {
     pub(crate) kernel: RefCell<Kernel>,
     pub(crate) mail: Mail,
     pub(crate) counters: Counters,
-    budget: Budget,
+    pub(crate) budget: Budget,
     rng: Rng,
     bell: Bell,
     planted: Planted,
@@ -473,6 +475,17 @@ impl Rt {
     /// A heap block charged to the shard's byte budget.
     pub fn block(&self, capacity: usize) -> BlockMut {
         BlockMut::with_capacity(capacity, &self.0.budget)
+    }
+
+    /// Whether there are more buffers than at the start.
+    pub fn has_grown(&self) -> bool {
+        self.0.kernel.borrow().has_grown()
+    }
+
+    /// Gives memory back that a busy time took: that of buffers, and of the allocator.
+    pub fn give_back(&self) {
+        self.0.kernel.borrow().give_back();
+        memory::give_back();
     }
 
     pub fn budget(&self) -> &Budget {

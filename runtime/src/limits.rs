@@ -47,12 +47,28 @@ pub const CONTROL_LETTERS: usize = 16;
 /// Generations of tasks that may be born of the dropping of others at the end of a shard: a request's end opens a
 /// connection for the next one, and that one's task starts nothing.
 pub const LAST_WORDS: usize = 3;
+/// Share of the buffers in use from which a connection holds one at a time: 500 peers that read slowly then leave most
+/// of them to the others.
+pub const TIGHT_SHARE: (usize, usize) = (1, 8);
+/// Share of the buffers in use from which new requests are refused: the rest is for what has begun.
+/// envoy: an overload manager that is configured. stat: `server.selvedge.requests_shed`
+pub const SHORT_SHARE: (usize, usize) = (7, 8);
+/// One part in so many of the budget is left to heads, which are copied into blocks of their own.
+pub const HEADS_SHARE: usize = 8;
 /// The byte budget of a shard unless configured: all buffers come out of it.
 pub const BUDGET_BYTES: usize = 512 * 1024 * 1024;
+/// The smallest byte budget of a shard that is worth a start: its first buffers (5 MiB), and as much for heads and growth.
+pub const BUDGET_MIN: usize = 10 * 1024 * 1024;
 
 const _: () =
     assert!(SMALL_BUFS_MAX.is_power_of_two() && SMALL_BUFS_MAX <= 1 << 15, "a provided ring's entries");
 const _: () =
     assert!(LARGE_BUFS_MAX.is_power_of_two() && LARGE_BUFS_MAX <= 1 << 15, "a provided ring's entries");
 const _: () = assert!(EVENTS_PER_TURN <= i32::MAX as usize, "a number that epoll_wait takes");
+const _: () =
+    assert!(TIGHT_SHARE.0 * SHORT_SHARE.1 < SHORT_SHARE.0 * TIGHT_SHARE.1, "one comes before the other");
+const _: () = assert!(SHORT_SHARE.0 < SHORT_SHARE.1 && HEADS_SHARE > 1, "parts of a whole");
+const _: () =
+    assert!(BUDGET_MIN >= SMALL_BUFS * SMALL_BYTES + LARGE_BUFS * LARGE_BYTES, "the first buffers fit");
+const _: () = assert!(BUDGET_MIN <= BUDGET_BYTES);
 const _: () = assert!(SMALL_BUFS <= SMALL_BUFS_MAX && LARGE_BUFS <= LARGE_BUFS_MAX);

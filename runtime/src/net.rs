@@ -10,7 +10,7 @@ use std::task::Poll;
 
 use crate::Inner;
 use crate::addr::SocketAddress;
-use crate::buf::{Chunk, Chunks};
+use crate::buf::{Chunk, Chunks, Strain};
 use crate::driver::Driver;
 use crate::kernel::Kernel;
 use crate::listen::{self, ConnectOptions};
@@ -65,7 +65,7 @@ impl Socket {
         sock.recv_task = self.inner.tasks.current();
         sock.watcher = None;
         sock.queue.shrink();
-        kernel.want_recv(self.id, &self.inner.counters);
+        kernel.want_recv(self.id, &self.inner.counters, &self.inner.budget);
         Poll::Pending
     }
 
@@ -89,7 +89,7 @@ impl Socket {
         let mut kernel = self.inner.kernel.borrow_mut();
         let sock = kernel.socks.at(self.id);
         (sock.recv_task, sock.watcher) = (task, number);
-        kernel.want_recv(self.id, &self.inner.counters);
+        kernel.want_recv(self.id, &self.inner.counters, &self.inner.budget);
     }
 
     /// Whether bytes, the end or an error have come and were not taken.
@@ -104,7 +104,10 @@ impl Socket {
         let mut kernel = self.inner.kernel.borrow_mut();
         let sock = kernel.socks.at(self.id);
         sock.class = class;
-        if sock.recv == RecvState::Armed && sock.armed_class != class {
+        if sock.recv == RecvState::Armed
+            && sock.armed_class != class
+            && self.inner.budget.strain() == Strain::None
+        {
             kernel.stop_recv(self.id, true);
         }
     }

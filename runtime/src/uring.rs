@@ -222,12 +222,18 @@ impl Uring {
         }
     }
 
-    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass) {
+    /// `once`: one buffer and no more. Otherwise the kernel may fill 32 before anybody can stop it.
+    pub(crate) fn arm_recv(&mut self, id: SockId, fd: Fd, class: RecvClass, once: bool) {
         let group = match class {
             RecvClass::Small => SMALL,
             RecvClass::Large => LARGE,
         };
-        let entry = opcode::RecvMulti::new(RingFd(fd), group).build();
+        let entry = if once {
+            let any = opcode::Recv::new(RingFd(fd), std::ptr::null_mut(), 0).buf_group(group);
+            any.build().flags(squeue::Flags::BUFFER_SELECT)
+        } else {
+            opcode::RecvMulti::new(RingFd(fd), group).build()
+        };
         self.push(&entry.user_data(user_data(recv_kind(class), id)));
     }
 

@@ -39,6 +39,8 @@ pub(super) const FLAGS: &[Flag] = &[
     flag("driver", Text, "How to talk to the kernel: auto (default), uring or epoll. The environment variable \
         SELVEDGE_DRIVER says it where the flag does not."),
     flag("spin-us", Number, "Microseconds that a shard looks for work before it sleeps. Default 0: it sleeps at once."),
+    flag("memory-mb", Number, "Mebibytes that the process may use, where that is less than its cgroup or the machine \
+        allows."),
     flag("stats-tag", Texts, "A tag for all stats, as tag:value with letters and digits in the tag and no dot in the \
         value. Of two with the same tag the first counts."),
     flag("enable-core-dump", Nothing, "Accepted without effect: core dumps follow the system's settings."),

@@ -113,6 +113,8 @@ pub struct Options {
 
     pub driver: DriverChoice,
     pub spin_us: u32,
+    /// What the process may use, in MiB; less where its cgroup says so.
+    pub memory_mb: Option<u32>,
     /// What the log should say once it is open.
     pub notes: Vec<(Level, &'static str, String)>,
 }
@@ -277,6 +279,7 @@ fn options(program: &str, given: &Given, driver: Option<&str>) -> Result<Options
         stats_tag: given.texts("stats-tag"),
         driver,
         spin_us,
+        memory_mb: given.number("memory-mb"),
         notes,
     })
 }

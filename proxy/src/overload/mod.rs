@@ -4,6 +4,7 @@
 //! [`Shares`]: plain cells, one relaxed load where a request, a connection or a timer begins. Without an overload
 //! manager they stay zero. Not here: the answer to a request that is shed (`stream`), the byte budget (`runtime`).
 
+pub mod budget;
 mod cpu;
 mod machine;
 mod monitors;

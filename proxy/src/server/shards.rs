@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, bounded};
-use selvedge_runtime::{Config, DriverKind, DriverReport, MailSender, Rt, Runtime, cpu};
+use selvedge_runtime::{Config, DriverKind, DriverReport, MailSender, Rt, Runtime, Strain, cpu};
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::Bound;
@@ -70,6 +70,7 @@ pub(super) fn start(
         let config = Config {
             driver: options.driver,
             spin_us: options.spin_us,
+            budget_bytes: core.plan.memory.shard_bytes,
             pin: cores.as_ref().map(|cores| cores[number]),
             planted: core.plan.planted,
             ..Config::default()
@@ -129,12 +130,21 @@ fn tell_numbers(rt: &Rt, stats: Arc<Block<Stat>>) {
     rt.on_panic(move |_| of_panics.inc(Stat::Panics));
     let own = rt.clone();
     rt.spawn(async move {
+        let (mut was_busy, mut seen) = (false, 0);
         loop {
             own.sleep(limits::RUNTIME_STATS_EVERY).await;
             let counters = own.counters();
             stats.set(Stat::AcceptPauses, counters.accept_pauses.get());
             stats.set(Stat::LargeBuffersDry, counters.large_dry.get());
             stats.set(Stat::SmallBuffersDry, counters.small_dry.get());
+            stats.set(Stat::RequestsShed, counters.sheds.get());
+            stats.set(Stat::BudgetUsed, own.budget().used() as u64);
+            let recvs = counters.recvs.get();
+            let busy = own.budget().strain() > Strain::None || recvs - seen >= limits::BUSY_RECVS;
+            seen = recvs;
+            if std::mem::replace(&mut was_busy, busy) && !busy && own.has_grown() {
+                own.give_back();
+            }
         }
     });
 }

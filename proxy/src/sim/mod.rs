@@ -236,7 +236,7 @@ impl<'a> Run<'a> {
         let (writer, log) = Writer::unwritten(bytes, buffers);
         let sockets = listening(scenario, world);
         let drain = DrainPace { strategy: DrainStrategy::Gradual, time_s: control::DRAIN_TIME.as_secs() };
-        let pace = Pace { log_flush: Duration::from_secs(1), drain };
+        let pace = Pace { log_flush: Duration::from_secs(1), drain, connections_max: None };
         let (snapshot, own) = (Arc::new(snapshot), draw::LISTENER.to_owned());
         let process = Arc::new(Process::new(scenario.shards, snapshot, writer, pace, own));
         let control = Control::new(world, &process, scenario.seed);

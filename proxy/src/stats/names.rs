@@ -448,10 +448,12 @@ table! {
         AccessLogLinesDropped = "access_log_lines_dropped",
         LargeBuffersDry = "large_buffers_dry",
         Panics = "panics",
+        RequestsShed = "requests_shed",
         ShardsLost = "shards_lost",
         SmallBuffersDry = "small_buffers_dry",
         ]
         gauges [
+        BudgetUsed = "budget_used",
         LiveEpochs = "live_epochs",
         ShardsOnEpoll = "shards_on_epoll",
         ShardsOnIoUring = "shards_on_io_uring",

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use selvedge_runtime::{Chunk, Instant, Mutation};
+use selvedge_runtime::{Chunk, Chunks, Instant, Mutation, Strain};
 
 use super::{Cut, Reply, Stream};
 use crate::filters::chain::{Dir, Outcome, Run};
@@ -118,7 +118,7 @@ impl<'c> Stream<'c> {
             |f: &Filters<'_>| tunnels || !f.run.is_closed(Dir::Request) && f.run.has_room(Dir::Request);
         !self.request_done
             && !self.response_done
-            && self.to_up.bytes() < limits::PUMP_BYTES
+            && self.takes_more(&self.to_up, self.up.as_ref().is_some_and(|up| up.busy))
             && self.filters.as_deref().is_none_or(takes)
     }
 
@@ -127,10 +127,18 @@ impl<'c> Stream<'c> {
         !self.request_done && !self.response_done && self.filters.is_none()
     }
 
+    /// Whether more may wait for a side that is sent to, or not. Where buffers are in demand, one part at a time.
+    fn takes_more(&self, waits: &Chunks, busy: bool) -> bool {
+        match self.conn.cx.rt.budget().strain() {
+            Strain::None => waits.bytes() < limits::PUMP_BYTES,
+            Strain::Tight | Strain::Short => waits.is_empty() && !busy,
+        }
+    }
+
     /// Whether the upstream is read now.
     pub(super) fn wants_response(&self) -> bool {
         !self.response_done
-            && self.to_down.bytes() < limits::PUMP_BYTES
+            && self.takes_more(&self.to_down, self.down_busy)
             && self.filters.as_ref().is_none_or(|f| f.run.has_room(Dir::Response))
     }
 
@@ -241,7 +249,7 @@ impl<'c> Stream<'c> {
             framing: if dir == Dir::Request { &mut self.request_framing } else { &mut self.down_framing },
             info: &mut self.info,
             target: Target { found: self.picked.is_some(), cluster: filters.target.as_deref() },
-            body: selvedge_runtime::Chunks::new(),
+            body: Chunks::new(),
             ended: false,
             trailers: None,
             answer: None,

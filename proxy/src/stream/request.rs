@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use selvedge_runtime::{Chunk, Chunks, NetError, SocketAddress};
+use selvedge_runtime::{Chunk, Chunks, NetError, SocketAddress, Strain};
 
 use super::account::charge_code;
 use super::{Cut, Reply, Stream, Up};
@@ -32,9 +32,12 @@ impl<'c> Stream<'c> {
     /// Whether this request is refused for want of resources. //= envoy: stop_accepting_requests
     pub(super) fn is_shed(&self) -> bool {
         let (cx, twin) = (&self.conn.cx, &self.conn.twin);
-        let shed = twin.share(cx, Effect::StopRequests).takes(|| cx.rt.random());
+        let short = cx.rt.budget().strain() == Strain::Short;
+        let shed = short || twin.share(cx, Effect::StopRequests).takes(|| cx.rt.random());
         if shed {
             twin.http.inc(Http::DownstreamRqOverloadClose);
+            let sheds = &cx.rt.counters().sheds;
+            sheds.set(sheds.get() + u64::from(short));
         }
         shed
     }

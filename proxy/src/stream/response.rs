@@ -55,7 +55,7 @@ impl Stream<'_> {
                 Ok(None) => return Ok(()),
                 Ok(Some(end)) => {
                     self.conn.cx.rt.pass("response head");
-                    let block = bytes.split_to(end);
+                    let block = self.conn.cx.rt.budget().keep(bytes.split_to(end));
                     let kind = RequestKind { head: self.request.is_method(b"HEAD"), upgrade: self.upgrade };
                     match response::decode_response(block, kind, &bounds) {
                         Err(_) => return self.bad_response(),

@@ -43,6 +43,28 @@ fn connection_limits() {
     }
 }
 
+/// The action closes who has waited for some seconds, and nobody who has just come.
+#[test]
+fn idle_connections_are_closed_under_pressure() {
+    let dir = Dir::new();
+    let file = dir.write("pressure", "1");
+    let overload = format!(
+        "overload_manager:\n  refresh_interval: 0.05s\n  resource_monitors:\n  - name: x\n    typed_config: {{\"@type\": \
+         type.googleapis.com/envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig, filename: {file}}}\n  \
+         actions: [{{name: envoy.overload_actions.close_idle_http_connections, triggers: [{{name: x, threshold: {{value: 0.5}}}}]}}]"
+    );
+    let config = bootstrap(&overload, &[listener("main", ANY, "")], nowhere());
+    let proxy = Proxy::start(&config, &["--concurrency", "1"]);
+    let mut client = proxy.connect("main");
+    assert_eq!(ask(&mut client, GET).expect("an answer").status, 200);
+    let begun = std::time::Instant::now();
+    client.set_read_timeout(Some(PATIENCE)).expect("set");
+    assert_eq!(client.read(&mut [0; 16]).expect("an end"), 0);
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(proxy.stat("http.main.downstream_cx_idle_timeout"), 1);
+    assert_eq!(proxy.stat("overload.envoy.overload_actions.close_idle_http_connections.active"), 1);
+}
+
 /// Ticks of the clock that the process has used.
 fn cpu_ticks(proxy: &Proxy) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{}/stat", proxy.child.id())).expect("a process");

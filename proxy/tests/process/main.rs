@@ -16,3 +16,4 @@ mod examples;
 mod files;
 mod limits;
 mod process;
+mod siege;

@@ -222,7 +222,7 @@ impl Proxy {
         Proxy::start_by(shell, config, args)
     }
 
-    fn start_by(mut command: Command, config: &str, args: &[&str]) -> Proxy {
+    pub fn start_by(mut command: Command, config: &str, args: &[&str]) -> Proxy {
         let dir = Dir::new();
         let config = dir.write("config.yaml", config);
         let output = |name: &str| fs::File::create(dir.path(name)).expect("a file");

@@ -47,7 +47,7 @@ impl Driven {
     fn new(clusters: &str, init_only: bool) -> Driven {
         let (writer, _unwritten) = Writer::unwritten(1, 1024);
         let drain = DrainPace { strategy: DrainStrategy::Gradual, time_s: 600 };
-        let pace = Pace { log_flush: Duration::from_secs(1), drain };
+        let pace = Pace { log_flush: Duration::from_secs(1), drain, connections_max: None };
         let process = Arc::new(Process::new(2, compiled(clusters), writer, pace, String::new()));
         let gauges = Arc::new(Gauges::new(&process));
         let settings = Settings { drain_time: Duration::from_secs(600), init_only };

@@ -1,4 +1,5 @@
-//! Counts the live allocations of a thread: a simulation runs on one, and must leave as many as it found.
+//! Counts the live allocations of a thread: a simulation runs on one, and must leave as many as it found. Nothing can be
+//! handed to an allocator, so that the number is the thread's own: the one state outside the shards.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;

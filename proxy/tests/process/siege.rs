@@ -264,7 +264,7 @@ fn besieged() {
             thread::sleep(Duration::from_millis(20));
             after = private(&proxy);
         }
-        println!(
+        eprintln!(
             "{driver}: {served} served, {refused} refused, {lost} lost: {share:.2} %; the flood had {}; private memory \
              {} MiB, {} at most of {}, {} afterwards; shed {}; held by {}",
             seen.flooded.load(Relaxed),

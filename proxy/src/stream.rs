@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use selvedge_runtime::{Chunk, Chunks, Instant, NetError, RecvClass};
+use selvedge_runtime::{Chunk, Chunks, Instant, NetError, RecvClass, Strain};
 
 use crate::downstream::Conn;
 use crate::filters::Dir;
@@ -490,7 +490,8 @@ impl<'c> Stream<'c> {
             if wants_response && let Poll::Ready(result) = up.conn.socket.poll_recv() {
                 return Poll::Ready(Event::Up(result));
             }
-            let waits = !self.to_up.is_empty();
+            // Where buffers are in demand, the client is read again when the upstream has taken what it was sent.
+            let waits = !self.to_up.is_empty() || conn.cx.rt.budget().strain() != Strain::None;
             if up.busy
                 && waits
                 && let Poll::Ready(result) = up.conn.socket.poll_sent()

@@ -282,6 +282,68 @@ fn besieged() {
     }
 }
 
+const UPLOAD: usize = 4 << 20;
+
+/// Reads a body of that size after each head, and answers.
+fn swallows() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serve = |mut socket: TcpStream| {
+        let (mut some, mut come, mut head) = ([0; 64 * 1024], 0, Vec::new());
+        while let Ok(n @ 1..) = socket.read(&mut some) {
+            if head.ends_with(b"\r\n\r\n") {
+                come += n;
+            } else {
+                let at = some[..n].windows(4).position(|w| w == b"\r\n\r\n").map_or(n, |at| at + 4);
+                head.extend_from_slice(&some[..at]);
+                come += n - at;
+            }
+            if come == UPLOAD {
+                (come, head) = (0, Vec::new());
+                if socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").is_err() {
+                    return;
+                }
+            }
+        }
+    };
+    thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            thread::spawn(move || serve(socket));
+        }
+    });
+    address
+}
+
+/// Uploads whose first bytes take so many buffers that each is then given one at a time go on to their end.
+#[test]
+fn uploads_under_strain_come_to_their_end() {
+    for driver in drivers() {
+        let main = listener("main", ANY, "stat_prefix: main");
+        let config = bootstrap("", &[main], swallows());
+        let args = ["--concurrency", "1", "--driver", driver, "--memory-mb", "96"];
+        let proxy = Proxy::start_by(Command::new(SELVEDGE), &config, &args);
+        let to: SocketAddr = proxy.listener("main").parse().expect("an address");
+        let mut request =
+            format!("POST /up/ HTTP/1.1\r\nhost: h\r\ncontent-length: {UPLOAD}\r\n\r\n").into_bytes();
+        request.resize(request.len() + UPLOAD, b'x');
+        let request = &request;
+        let upload = || {
+            let stream = TcpStream::connect(to).expect("a connection");
+            stream.set_write_timeout(Some(crate::process::PATIENCE)).expect("a limit");
+            stream.set_read_timeout(Some(crate::process::PATIENCE)).expect("a limit");
+            let mut held = Some(stream);
+            (0..3).map(|_| ask(to, &mut held, request)).collect::<Vec<_>>()
+        };
+        let answers: Vec<_> = thread::scope(|scope| {
+            let clients: Vec<_> = (0..24).map(|_| scope.spawn(upload)).collect();
+            clients.into_iter().flat_map(|client| client.join().expect("an end")).collect()
+        });
+        // One that finds no buffers at all is refused; none hangs.
+        let bad = answers.iter().filter(|status| !matches!(status, Some(200 | 503))).count();
+        assert_eq!(bad, 0, "{driver}: {answers:?}");
+    }
+}
+
 #[test]
 fn a_limit_that_is_too_small() {
     for mb in ["0", "16"] {

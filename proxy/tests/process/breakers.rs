@@ -45,8 +45,8 @@ impl Bench {
 
     /// A connection that this shard serves.
     fn connect(&mut self, shard: usize) -> TcpStream {
-        let totals =
-            || [0, 1].map(|n| self.proxy.stat(&format!("listener.main.worker_{n}.downstream_cx_total")));
+        let total = |n| format!("listener.main.worker_{n}.downstream_cx_total");
+        let totals = || [0, 1].map(|n| self.proxy.find_stat(&total(n)).unwrap_or(0));
         while self.spare[shard].is_empty() {
             let before = totals();
             let client = self.proxy.connect("main");

@@ -269,9 +269,13 @@ impl Proxy {
     }
 
     pub fn stat(&self, name: &str) -> u64 {
+        self.find_stat(name).unwrap_or_else(|| panic!("no stat {name}"))
+    }
+
+    /// `None`: there is none, or not yet: the admin server answers before the shards have begun.
+    pub fn find_stat(&self, name: &str) -> Option<u64> {
         let (_, all) = self.ask_admin("GET", "/stats");
-        let found = all.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")?.parse().ok());
-        found.unwrap_or_else(|| panic!("no stat {name}"))
+        all.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ")?.parse().ok())
     }
 
     pub fn signal(&self, name: &str) {

@@ -1,6 +1,7 @@
 //! What all threads of the process share, from its start to its end: the server and the simulator make the same.
 #![allow(clippy::disallowed_types, reason = "locked by the control and admin threads, never by a shard")]
 
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,12 @@ use crate::config::snapshot::Snapshot;
 use crate::epoch::Epoch;
 use crate::shard::{DrainPace, ServerShared};
 use crate::stats::scope::Registry;
+
+/// Envoy's numbers of the server's states.
+pub const LIVE: u8 = 0;
+const DRAINING: u8 = 1;
+const PRE_INITIALIZING: u8 = 2;
+pub const INITIALIZING: u8 = 3;
 
 #[derive(Debug)]
 pub struct Process {
@@ -19,6 +26,8 @@ pub struct Process {
     pub pace: Pace,
     pub host_address: String,
     epoch: Mutex<Arc<Epoch>>,
+    /// How far the start has come.
+    phase: AtomicU8,
 }
 
 /// What the command line and the machine say of times and numbers.
@@ -41,7 +50,20 @@ impl Process {
     ) -> Process {
         let registry = Arc::new(Registry::default());
         let epoch = Mutex::new(Arc::new(Epoch::first(snapshot, shards, &registry)));
-        Process { shards, registry, server: Arc::default(), writer, pace, host_address, epoch }
+        let phase = AtomicU8::new(PRE_INITIALIZING);
+        Process { shards, registry, server: Arc::default(), writer, pace, host_address, epoch, phase }
+    }
+
+    pub fn set_phase(&self, phase: u8) {
+        self.phase.store(phase, Relaxed);
+    }
+
+    /// The server's state. //= envoy: a live server whose health check fails is draining
+    pub fn state(&self) -> u8 {
+        match self.phase.load(Relaxed) {
+            LIVE if self.server.failing_health.load(Relaxed) => DRAINING,
+            phase => phase,
+        }
     }
 
     /// The control thread's: the newest epoch, for whoever looks from now on.

@@ -23,7 +23,6 @@ mod tests;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU8;
 use std::time::Instant;
 
 use selvedge_runtime::listen::{BindOptions, bind_listen, bound_address, host_address};
@@ -125,13 +124,7 @@ fn prepare(
     let listeners = snapshot.listeners.iter().zip(&bound);
     let listeners = listeners.map(|(l, b)| (Arc::clone(&l.name), b.addresses.clone())).collect();
     let process = Process::new(shards, snapshot, writer, pace, host_address().to_string());
-    let core = Arc::new(control::Core {
-        process: Arc::new(process),
-        listeners,
-        started,
-        phase: Arc::new(AtomicU8::new(machine::PRE_INITIALIZING)),
-        plan,
-    });
+    let core = Arc::new(control::Core { process: Arc::new(process), listeners, started, plan });
     Ok((core, bound))
 }
 

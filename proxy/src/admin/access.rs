@@ -53,7 +53,7 @@ pub(super) struct AccessLogs(Mutex<ShardLogs>);
 
 impl AccessLogs {
     pub(super) fn new(state: &AdminState) -> AccessLogs {
-        AccessLogs(Mutex::new(ShardLogs::new(state.writer.clone())))
+        AccessLogs(Mutex::new(ShardLogs::new(state.process.writer.clone())))
     }
 
     pub(super) fn write(&self, state: &AdminState, ends: &Ends, asked: &Asked, answered: Answered) {

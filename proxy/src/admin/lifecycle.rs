@@ -7,19 +7,20 @@ use super::query::Query;
 use super::reply::Reply;
 use super::{Admin, Command};
 use crate::log;
+use crate::process::LIVE;
 
 pub(super) fn ready(admin: &Admin, _: &Query) -> Reply {
-    let status = if admin.server_state() == 0 { 200 } else { 503 };
+    let status = if admin.state.process.state() == LIVE { 200 } else { 503 };
     Reply::error(status, format!("{}\n", admin.state_name()))
 }
 
 pub(super) fn health_fail(admin: &Admin, _: &Query) -> Reply {
-    admin.state.server.failing_health.store(true, Relaxed);
+    admin.state.process.server.failing_health.store(true, Relaxed);
     Reply::ok()
 }
 
 pub(super) fn health_ok(admin: &Admin, _: &Query) -> Reply {
-    admin.state.server.failing_health.store(false, Relaxed);
+    admin.state.process.server.failing_health.store(false, Relaxed);
     Reply::ok()
 }
 
@@ -47,7 +48,7 @@ pub(super) fn reopen_logs(admin: &Admin, _: &Query) -> Reply {
 }
 
 pub(super) fn reset_counters(admin: &Admin, _: &Query) -> Reply {
-    admin.state.registry.reset_counters();
+    admin.state.process.registry.reset_counters();
     Reply::ok()
 }
 

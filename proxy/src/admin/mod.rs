@@ -23,7 +23,6 @@ mod server;
 mod stats;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::envoy::config::bootstrap::v3::runtime_layer::LayerSpecifier;
@@ -31,11 +30,8 @@ use envoy_types::pb::envoy::config::bootstrap::v3::{Bootstrap, RuntimeLayer};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use selvedge_runtime::SocketAddress;
 
-use crate::access_log::sink::Writer;
 use crate::args::Options;
 use crate::process::Process;
-use crate::shard::ServerShared;
-use crate::stats::scope::Registry;
 use query::Query;
 use reply::Reply;
 
@@ -48,14 +44,10 @@ pub struct AdminState {
     /// The wire form of the bootstrap.
     pub bootstrap_bytes: Arc<[u8]>,
     pub process: Arc<Process>,
-    pub registry: Arc<Registry>,
-    pub server: Arc<ServerShared>,
     /// Name and bound addresses.
     pub listeners: Vec<(Arc<str>, Vec<SocketAddress>)>,
-    pub phase: Arc<AtomicU8>,
     pub started: Instant,
     pub started_wall: SystemTime,
-    pub writer: Writer,
     pub commands: Box<dyn Fn(Command) + Send + Sync>,
     /// Sets the numbers of the process before somebody looks at them.
     pub refresh: Box<dyn Fn() + Send + Sync>,
@@ -89,16 +81,8 @@ impl Admin {
         Admin { state, node, admin_layer }
     }
 
-    /// The number of the server's state. //= envoy: a live server whose health check fails is draining
-    fn server_state(&self) -> u8 {
-        match self.state.phase.load(Relaxed) {
-            0 if self.state.server.failing_health.load(Relaxed) => 1,
-            phase => phase,
-        }
-    }
-
     fn state_name(&self) -> &'static str {
-        STATES.get(usize::from(self.server_state())).copied().unwrap_or("INITIALIZING")
+        STATES.get(usize::from(self.state.process.state())).copied().unwrap_or("INITIALIZING")
     }
 }
 

@@ -117,7 +117,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 async fn serve(listener: Listener, bound: SocketAddress, admin: Arc<Admin>) {
     let places = Places::new();
-    let counts = Arc::new(Counts::new(&admin.state.registry));
+    let counts = Arc::new(Counts::new(&admin.state.process.registry));
     let logs = Arc::new(AccessLogs::new(&admin.state));
     let mut connections = 0;
     loop {

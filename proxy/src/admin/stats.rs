@@ -32,7 +32,7 @@ fn answer(admin: &Admin, query: &Query, format: &str) -> Reply {
         Err(fault) => return Reply::error(400, fault),
     };
     (admin.state.refresh)();
-    let registry = &admin.state.registry;
+    let registry = &admin.state.process.registry;
     match format {
         "prometheus" => Reply::text(scrape::prometheus(registry, &selection)),
         "json" => Reply::new(200, JSON, scrape::json(registry, &selection)),

@@ -2,7 +2,6 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "control thread")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
 use selvedge_runtime::{Instant, SocketAddress};
@@ -10,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
 use super::gauges::Gauges;
-use super::machine::{DRAINING, Input, LIVE, Machine, Output, Settings};
+use super::machine::{Input, Machine, Output, Settings};
 use super::resolver::Resolvers;
 use super::shards::{self, Shard};
 use super::{Bound, Plan};
@@ -18,7 +17,7 @@ use crate::admin::{self, AdminState};
 use crate::args::Mode;
 use crate::log;
 use crate::overload::Monitors;
-use crate::process::Process;
+use crate::process::{LIVE, Process};
 use crate::shard::Letter;
 
 /// What the control thread owns for the life of the process.
@@ -28,17 +27,6 @@ pub(super) struct Core {
     pub(super) process: Arc<Process>,
     pub(super) listeners: Vec<(Arc<str>, Vec<SocketAddress>)>,
     pub(super) started: std::time::Instant,
-    pub(super) phase: Arc<AtomicU8>,
-}
-
-impl Core {
-    /// The state as Envoy counts it: draining only while it is live.
-    pub(super) fn state(&self) -> u8 {
-        match self.phase.load(Relaxed) {
-            LIVE if self.process.server.failing_health.load(Relaxed) => DRAINING,
-            phase => phase,
-        }
-    }
 }
 
 /// How long the log writer may take for its last lines.
@@ -136,7 +124,7 @@ impl<'a> Control<'a> {
     }
 
     fn tell_state(&self, state: u8) {
-        self.core.phase.store(state, Relaxed);
+        self.core.process.set_phase(state);
         if state == LIVE {
             log::info("main", "all dependencies initialized; starting workers");
         }
@@ -203,13 +191,9 @@ fn start_admin(core: &Arc<Core>, gauges: Arc<Gauges>, inputs: UnboundedSender<In
         options: Arc::clone(&core.plan.options),
         bootstrap_bytes: Arc::clone(&core.plan.bootstrap),
         process: Arc::clone(&core.process),
-        registry: Arc::clone(&core.process.registry),
-        server: Arc::clone(&core.process.server),
         listeners: core.listeners.clone(),
-        phase: Arc::clone(&core.phase),
         started: core.started,
         started_wall: SystemTime::now(),
-        writer: core.process.writer.clone(),
         commands: Box::new(move |command| {
             let _ends_with_the_process = inputs.send(Input::Command(command));
         }),

@@ -104,9 +104,9 @@ impl Gauges {
 
     /// What changes by itself.
     pub(super) fn refresh(&self, core: &Core) {
-        let state = core.state();
+        let state = core.process.state();
         self.server.set(Server::Uptime, core.started.elapsed().as_secs());
-        self.server.set(Server::Live, u64::from(state == super::machine::LIVE));
+        self.server.set(Server::Live, u64::from(state == crate::process::LIVE));
         self.server.set(Server::State, u64::from(state));
         self.server.set(Server::TotalConnections, core.process.server.connections.load(Relaxed));
         core.process.epoch().clusters.iter().for_each(|c| c.show_breakers());

@@ -24,15 +24,9 @@ use crate::config::snapshot::Snapshot;
 use crate::epoch::{Epoch, Epochs};
 use crate::limits;
 use crate::overload::Reading;
-use crate::process::Process;
+use crate::process::{INITIALIZING, LIVE, Process};
 use crate::shard::{Changes, Letter};
 use crate::upstream::dns::{Answer, Follower, Question};
-
-/// Envoy's numbers of the server's states.
-pub(super) const LIVE: u8 = 0;
-pub(super) const DRAINING: u8 = 1;
-pub(super) const PRE_INITIALIZING: u8 = 2;
-const INITIALIZING: u8 = 3;
 
 #[derive(Debug)]
 pub(crate) enum Input {

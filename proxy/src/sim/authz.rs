@@ -2,30 +2,18 @@
 
 use std::rc::Rc;
 
-use selvedge_runtime::{Listener, Rt, Socket};
-
 use super::draw::{Authz, DENIED, FilterPlan, Scenario};
 use super::ledger::Ledger;
 use super::wire::{Head, Stop, Wire};
 
-pub async fn serve(rt: Rt, listener: Listener, scenario: Rc<Scenario>, ledger: Rc<Ledger>) {
-    loop {
-        if let Ok(socket) = listener.accept().await {
-            let (own, scenario, ledger) = (rt.clone(), Rc::clone(&scenario), Rc::clone(&ledger));
-            rt.spawn(async move { connection(&own, socket, &scenario, &ledger).await });
-        }
-    }
-}
-
-async fn connection(rt: &Rt, socket: Socket, scenario: &Scenario, ledger: &Ledger) {
-    let wire = Wire::new(rt, Rc::new(socket));
+pub async fn connection(wire: Wire, scenario: Rc<Scenario>, ledger: Rc<Ledger>) {
     loop {
         match wire.peek().await {
             Ok(true) => {}
             Err(Stop::Stuck) => continue,
             _ => return,
         }
-        match question(&wire, scenario, ledger).await {
+        match question(&wire, &scenario, &ledger).await {
             Ok(true) => {}
             Ok(false) | Err(Stop::Gone | Stop::Stuck) => return,
             Err(Stop::Bad(why)) => return ledger.violation(format!("the authorization service read: {why}")),

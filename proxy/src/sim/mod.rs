@@ -273,20 +273,26 @@ impl<'a> Run<'a> {
     }
 
     fn start_peers(&self) {
-        let rt = self.peers[1].handle();
         for (n, cluster) in self.scenario.clusters.iter().enumerate() {
             for e in 0..cluster.endpoints {
-                let fd = self.world.listen(&address(&draw::endpoint(n, e), 80));
-                let listener = rt.adopt_listener(fd).expect("a listener");
-                let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
-                rt.spawn(upstream::serve(rt.clone(), listener, scenario, ledger));
+                self.serve(&draw::endpoint(n, e), upstream::connection);
             }
         }
-        let fd = self.world.listen(&address(draw::AUTHZ, 80));
-        let listener = rt.adopt_listener(fd).expect("a listener");
-        let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
-        rt.spawn(authz::serve(rt.clone(), listener, scenario, ledger));
+        self.serve(draw::AUTHZ, authz::connection);
         self.start_clients(0..self.scenario.encore.unwrap_or(self.scenario.clients.len()));
+    }
+
+    /// A peer that listens there, and does that with each connection.
+    fn serve<F: Future<Output = ()> + 'static>(
+        &self,
+        at: &str,
+        connection: impl Fn(wire::Wire, Rc<Scenario>, Rc<Ledger>) -> F + 'static,
+    ) {
+        let rt = self.peers[1].handle();
+        let listener = rt.adopt_listener(self.world.listen(&address(at, 80))).expect("a listener");
+        let (scenario, ledger) = (Rc::clone(self.scenario), Rc::clone(self.ledger));
+        let serve = move |wire| connection(wire, Rc::clone(&scenario), Rc::clone(&ledger));
+        rt.spawn(wire::accept(rt.clone(), listener, serve));
     }
 
     fn start_clients(&self, numbers: std::ops::Range<usize>) {

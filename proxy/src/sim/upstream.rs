@@ -2,23 +2,13 @@
 
 use std::rc::Rc;
 
-use selvedge_runtime::{Listener, NetError, Rt, Socket};
+use selvedge_runtime::NetError;
 
 use super::draw::{Act, Answer, Framing, Scenario};
 use super::ledger::{Ledger, body, has_body};
 use super::wire::{Head, Pieces, Stop, Wire};
 
-pub async fn serve(rt: Rt, listener: Listener, scenario: Rc<Scenario>, ledger: Rc<Ledger>) {
-    loop {
-        if let Ok(socket) = listener.accept().await {
-            let (own, scenario, ledger) = (rt.clone(), Rc::clone(&scenario), Rc::clone(&ledger));
-            rt.spawn(async move { connection(&own, socket, &scenario, &ledger).await });
-        }
-    }
-}
-
-async fn connection(rt: &Rt, socket: Socket, scenario: &Scenario, ledger: &Ledger) {
-    let wire = Wire::new(rt, Rc::new(socket));
+pub async fn connection(wire: Wire, scenario: Rc<Scenario>, ledger: Rc<Ledger>) {
     // An idle connection of a pool waits as long as it likes.
     while let Ok(true) | Err(Stop::Stuck) = wire.peek().await {
         let head = match wire.head().await {
@@ -26,7 +16,7 @@ async fn connection(rt: &Rt, socket: Socket, scenario: &Scenario, ledger: &Ledge
             Err(Stop::Bad(why)) => return ledger.violation(format!("an upstream read: {why}")),
             Err(_) => return,
         };
-        match request(&wire, &head, scenario, ledger).await {
+        match request(&wire, &head, &scenario, &ledger).await {
             Ok(true) => {}
             Ok(false) | Err(Stop::Gone | Stop::Stuck) => return,
             Err(Stop::Bad(why)) => return ledger.violation(format!("an upstream read: {why}")),

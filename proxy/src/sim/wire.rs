@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use selvedge_runtime::{Chunk, NetError, Rt, Socket};
+use selvedge_runtime::{Chunk, Listener, NetError, Rt, Socket};
 
 use super::draw::Framing;
 use super::ledger::PATIENCE;
@@ -20,6 +20,15 @@ pub enum Stop {
     Stuck,
     /// What came is no HTTP/1.1.
     Bad(String),
+}
+
+/// Accepts for ever, and has each connection served.
+pub async fn accept<F: Future<Output = ()> + 'static>(rt: Rt, listener: Listener, serve: impl Fn(Wire) -> F) {
+    loop {
+        if let Ok(socket) = listener.accept().await {
+            rt.spawn(serve(Wire::new(&rt, Rc::new(socket))));
+        }
+    }
 }
 
 /// A connection that is read by lines and pieces.
